@@ -1,0 +1,46 @@
+#ifndef CACHE_POOL_H
+#define CACHE_POOL_H
+
+#include "cache/policy.h"
+#include "kernels/backend.h"
+
+#include <stdint.h>
+
+/*
+ * The block pool: one budget in bytes, blocks of five kinds and four sizes.
+ *
+ * Every kind has its own address range, reserved for the whole budget and backed by memory only where it is
+ * used, so kinds never fragment each other: a block of any kind can be had as long as the bytes in use allow
+ * it. Memory of freed blocks is kept for the same kind and given back to the system when another kind needs
+ * it, so resident bytes never pass the budget (plus one page of rounding per block; strides are multiples of
+ * the system's page and are what is counted). Reference-counted. Owned by the engine thread; kv_pool_stats
+ * may be read by any thread.
+ */
+struct kv_pool;
+
+struct kv_pool_stats {
+    size_t budget_bytes;
+    size_t used_bytes[KV_KINDS];
+    int64_t used_blocks[KV_KINDS];
+    int64_t stored_values; /* cached K and V values (tokens * layers * kv_heads * head_dim * 2) of live
+                              sequences */
+};
+
+enum err kv_pool_create(const struct kv_shape *shape, size_t budget_bytes, struct kv_pool **out,
+                        struct err_info *info);
+void kv_pool_free(struct kv_pool *pool); /* asserts that no block is in use */
+
+/* A block with one reference, contents undefined; NULL when the budget does not allow it. */
+char *kv_pool_take(struct kv_pool *pool, enum kv_kind kind);
+void kv_pool_retain(struct kv_pool *pool, enum kv_kind kind, char *block);
+void kv_pool_release(struct kv_pool *pool, enum kv_kind kind, char *block);
+
+/* Bytes one block of this kind counts for (stride, rounded up to the system's page). */
+size_t kv_pool_block_bytes(const struct kv_pool *pool, enum kv_kind kind);
+size_t kv_pool_free_bytes(const struct kv_pool *pool);
+void kv_pool_stats(const struct kv_pool *pool, struct kv_pool_stats *out);
+
+/* Debug: walk everything and assert that lists, counts and bytes agree. */
+void kv_pool_check(const struct kv_pool *pool);
+
+#endif

@@ -1,0 +1,37 @@
+#ifndef KERNELS_DTYPE_H
+#define KERNELS_DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Tensor element types, numbered as in GGUF v3 (ggml.h: enum ggml_type). */
+enum dtype {
+    DTYPE_F32 = 0,
+    DTYPE_F16 = 1,
+    DTYPE_Q4_0 = 2,
+    DTYPE_Q4_1 = 3,
+    DTYPE_Q5_0 = 6,
+    DTYPE_Q5_1 = 7,
+    DTYPE_Q8_0 = 8,
+    DTYPE_Q4_K = 12,
+    DTYPE_Q5_K = 13,
+    DTYPE_Q6_K = 14,
+    DTYPE_BF16 = 30,
+};
+
+/* "Q4_K"; NULL for a type octavo does not read. */
+const char *dtype_name(uint32_t dtype);
+
+/* Elements in one block (1, 32 or 256) and its bytes; 0 for an unknown type. */
+size_t dtype_block_elements(uint32_t dtype);
+size_t dtype_block_bytes(uint32_t dtype);
+
+/* n elements (a multiple of the block) to fp32. The independent reference is the Python package `gguf`:
+   tests compare bit for bit. */
+void dtype_to_f32(enum dtype dtype, const void *source, size_t n, float *out);
+
+/* IEEE binary16, round to nearest even; the scalar reference of F16C. */
+float dtype_f16_to_f32(uint16_t half);
+uint16_t dtype_f32_to_f16(float value);
+
+#endif

@@ -1,0 +1,62 @@
+#ifndef MODEL_SAMPLER_H
+#define MODEL_SAMPLER_H
+
+#include "config/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * From logits to a token. Order, as vLLM and OpenAI's API have it: logit_bias, then penalties (repetition,
+ * presence, frequency), then temperature, then min_p, top_k, top_p on the tempered distribution, then one
+ * draw. temperature 0 is greedy: the largest logit, lowest id among equals.
+ *
+ * Randomness is a counter-based generator (Philox 4x32-10): the draw for output position i of a sequence is a
+ * function of (seed, i) alone, so the same seed gives the same tokens whatever else is in the batch.
+ */
+enum { SAMPLER_MAX_LOGPROBS = 20 };
+
+struct sampler_bias {
+    int32_t token;
+    float bias;
+};
+
+struct sampler_params {
+    float temperature;        /* 0: greedy */
+    float top_p;              /* (0, 1]; 1: off */
+    int top_k;                /* 0 or less: off */
+    float min_p;              /* [0, 1); 0: off */
+    float repetition_penalty; /* 1: off; counts prompt and output */
+    float presence_penalty;   /* 0: off; counts output only, as do vLLM and OpenAI */
+    float frequency_penalty;
+    uint64_t seed;
+    const struct sampler_bias *bias;
+    int n_bias;
+    int n_logprobs; /* -1: none wanted; 0: the chosen token's only; up to SAMPLER_MAX_LOGPROBS alternatives */
+};
+
+struct sampler_result {
+    int32_t token;
+    float
+        logprob; /* of the model's own distribution (before bias, penalties and temperature), like OpenAI's */
+    int n_top;
+    int32_t top_token[SAMPLER_MAX_LOGPROBS]; /* largest first */
+    float top_logprob[SAMPLER_MAX_LOGPROBS];
+};
+
+/* Scratch of one worker thread, allocated once. NULL when memory is short. */
+struct sampler;
+struct sampler *sampler_create(int n_vocab);
+void sampler_free(struct sampler *sampler);
+
+/* prompt and output: the sequence's tokens so far (for penalties). The draw is number n_output. logits
+   [n_vocab] is not changed. Allocates nothing. */
+void sampler_draw(struct sampler *sampler, const struct sampler_params *params, const float *logits,
+                  const int32_t *prompt, int n_prompt, const int32_t *output, int n_output,
+                  struct sampler_result *out);
+/* Logprob of a given token and its n_logprobs alternatives, for echoing a prompt's logprobs. */
+void sampler_score(struct sampler *sampler, int n_logprobs, const float *logits, int32_t token,
+                   struct sampler_result *out);
+
+#endif

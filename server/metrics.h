@@ -1,0 +1,56 @@
+#ifndef SERVER_METRICS_H
+#define SERVER_METRICS_H
+
+#include "cache/pool.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * What /metrics shows, in Prometheus' text format: counters, gauges and histograms that any thread updates
+ * with atomic operations and the HTTP thread prints. Names: octavo_*, base units, _total for counters.
+ */
+enum metrics_outcome {
+    OUTCOME_OK,
+    OUTCOME_CANCELLED,
+    OUTCOME_REJECTED_INVALID,
+    OUTCOME_REJECTED_CAPACITY,
+    OUTCOME_REJECTED_BUSY,
+    OUTCOME_ERROR,
+    OUTCOMES
+};
+
+enum { METRICS_BUCKETS = 20 };
+
+struct metrics_histogram {
+    _Atomic uint64_t bucket[METRICS_BUCKETS + 1]; /* not cumulative; the last one is +Inf */
+    _Atomic uint64_t sum_us;
+};
+
+struct metrics {
+    _Atomic uint64_t requests[OUTCOMES];
+    _Atomic uint64_t prompt_tokens, generated_tokens;
+    _Atomic uint64_t engine_steps, step_tokens;
+    _Atomic uint64_t preemptions, prefix_hit_tokens, prefix_query_tokens;
+    _Atomic int64_t waiting, running; /* sequences */
+    _Atomic int64_t connections;
+    struct metrics_histogram first_token, inter_token, end_to_end, queue_time;
+    /* The pool, copied by the engine after each step. */
+    _Atomic uint64_t pool_budget_bytes;
+    _Atomic uint64_t pool_used_bytes[KV_KINDS];
+    _Atomic uint64_t stored_values;
+    const char *kv_format; /* name of the default format */
+};
+
+/* Upper bounds of the buckets in microseconds: 1 ms to about 10 minutes, 1-2-5 steps. */
+extern const int64_t metrics_bounds_us[METRICS_BUCKETS];
+
+void metrics_observe(struct metrics_histogram *histogram, int64_t us);
+/* After a step. */
+void metrics_set_pool(struct metrics *metrics, const struct kv_pool_stats *stats);
+
+struct buf;
+void metrics_print(const struct metrics *metrics, struct buf *out);
+
+#endif

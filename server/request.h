@@ -1,0 +1,88 @@
+#ifndef SERVER_REQUEST_H
+#define SERVER_REQUEST_H
+
+#include "cache/policy.h"
+#include "config/arena.h"
+#include "model/sampler.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * A request: the message between HTTP threads, the engine thread and the courier.
+ *
+ * An HTTP thread makes it (everything in its arena), engine_submit hands it to the engine. The engine writes
+ * tokens into each choice's own record array, sized for all it can produce, and publishes how many are ready;
+ * so neither side ever waits for the other and a slow reader costs nothing but its own request.
+ * Reference-counted: the HTTP side holds one reference, the engine one while it runs; the last
+ * request_release frees the arena.
+ */
+
+enum finish_reason {
+    FINISH_NONE = 0,
+    FINISH_STOP,      /* end token or stop token */
+    FINISH_LENGTH,    /* max_tokens, or the context is full */
+    FINISH_CANCELLED, /* the client left, or the courier saw a stop string */
+    FINISH_ERROR,     /* the server gave up on it: shutdown or deadline; `error` says why */
+};
+
+struct token_record {
+    int32_t token;
+    float logprob;
+};
+
+struct token_top {
+    int32_t token;
+    float logprob;
+};
+
+/* One sequence: choice number `index` of the reply. */
+struct choice {
+    struct request *request;
+    int index;
+    const int32_t *prompt;
+    int n_prompt;
+    struct sampler_params sampler; /* seed differs per choice */
+
+    /* Output, written by the engine, read by the courier up to n_ready. */
+    struct token_record *records; /* [max_tokens] */
+    struct token_top *top;        /* [max_tokens][n_logprobs], NULL when n_logprobs <= 0; token -1: none */
+    /* Echo with logprobs: of prompt tokens 1..n_prompt-1 given those before; entry 0 is unused. NULL: not
+     * asked. */
+    struct token_record *prompt_records; /* [n_prompt] */
+    struct token_top *prompt_top;        /* [n_prompt][n_logprobs] */
+    _Atomic int n_ready;
+    _Atomic int finish; /* enum finish_reason, published after the last record */
+
+    void *engine_state; /* the engine's own */
+    void *http_state;   /* the courier's own */
+};
+
+struct request {
+    struct arena *arena;
+    char id[48]; /* "cmpl-..." */
+    _Atomic int references;
+    _Atomic bool cancelled; /* set by engine_cancel; the engine drops it at its next step */
+    int n_choices;
+    struct choice *choices;
+    int max_tokens; /* per choice; 0 is allowed: prompt scoring only */
+    bool ignore_eos;
+    const int32_t *stop_tokens;
+    int n_stop_tokens;
+    enum kv_format kv_format;
+    int64_t arrival_us;             /* monotonic */
+    _Atomic int64_t first_token_us; /* 0 until then; for metrics */
+    struct err_info error;          /* with FINISH_ERROR */
+
+    struct request *next_news; /* the courier's queue (engine_options.deliver) */
+    _Atomic bool in_news;
+    void *http_state;
+    void (*http_release)(
+        struct request *request); /* called by the last release, before the arena goes; may be NULL */
+};
+
+void request_retain(struct request *request);
+void request_release(struct request *request);
+
+#endif
