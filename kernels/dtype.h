@@ -34,4 +34,7 @@ void dtype_to_f32(enum dtype dtype, const void *source, size_t n, float *out);
 float dtype_f16_to_f32(uint16_t half);
 uint16_t dtype_f32_to_f16(float value);
 
+/* The 8 scales and 8 minima of 6 bits in a block of Q4_K or Q5_K. */
+void dtype_k_scales(const uint8_t packed[12], uint8_t scale[8], uint8_t minimum[8]);
+
 #endif

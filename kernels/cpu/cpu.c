@@ -1,0 +1,102 @@
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/attention.h"
+
+#include <cpuid.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * The CPU's backend table: which instructions the processor has, which kernels that means, and the memory
+ * that all operations share.
+ */
+
+enum { CPU_ALIGNMENT = 64 };
+
+static void *cpu_alloc(struct backend *backend, size_t bytes)
+{
+    (void)backend;
+    if (bytes > SIZE_MAX - CPU_ALIGNMENT) return NULL;
+    size_t rounded = (bytes + CPU_ALIGNMENT - 1) / CPU_ALIGNMENT * CPU_ALIGNMENT;
+    return aligned_alloc(CPU_ALIGNMENT, rounded ? rounded : CPU_ALIGNMENT);
+}
+
+static void cpu_free(struct backend *backend, void *memory)
+{
+    (void)backend;
+    free(memory);
+}
+
+static void cpu_destroy(struct backend *backend)
+{
+    if (!backend) return;
+    struct cpu_state *cpu = backend->state;
+    if (cpu) free(cpu->scratch);
+    free(cpu);
+    free(backend);
+}
+
+static bool cpu_has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+
+/* The highest level whose every instruction set, and the state the system saves for it, is there. The
+   compiler's __builtin_cpu_supports asks CPUID and XGETBV. */
+static enum cpu_level cpu_level_detect(void)
+{
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !cpu_has_f16c())
+        return CPU_SCALAR;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vnni"))
+        return CPU_AVX512;
+    return CPU_AVX2;
+}
+
+static const char *const cpu_level_names[CPU_LEVELS] = {"scalar", "avx2", "avx512"};
+static const char *const cpu_backend_names[CPU_LEVELS] = {"cpu (scalar)", "cpu (avx2)", "cpu (avx512)"};
+
+static enum err cpu_level_choose(const char *name, enum cpu_level *out, struct err_info *info)
+{
+    enum cpu_level highest = cpu_level_detect();
+    if (!strcmp(name, "auto")) {
+        *out = highest;
+        return ERR_OK;
+    }
+    for (int level = 0; level < CPU_LEVELS; level++) {
+        if (strcmp(name, cpu_level_names[level])) continue;
+        if (level > (int)highest)
+            return err_set_param(info, ERR_UNSUPPORTED, "cpu",
+                                 "cpu: this processor does not have %s; it can do up to %s", name,
+                                 cpu_level_names[highest]);
+        *out = (enum cpu_level)level;
+        return ERR_OK;
+    }
+    return err_set_param(info, ERR_USAGE, "cpu", "cpu: '%s' is none of auto, scalar, avx2, avx512", name);
+}
+
+enum err backend_cpu_create(struct workers *workers, const char *level_name, struct backend **out,
+                            struct err_info *info)
+{
+    enum cpu_level level;
+    enum err err = cpu_level_choose(level_name, &level, info);
+    if (err) return err;
+    struct backend *backend = calloc(1, sizeof *backend);
+    struct cpu_state *cpu = calloc(1, sizeof *cpu);
+    if (!backend || !cpu) goto memory;
+    backend->state = cpu;
+    backend->name = cpu_backend_names[level];
+    backend->alloc = cpu_alloc;
+    backend->free = cpu_free;
+    backend->destroy = cpu_destroy;
+    cpu->workers = workers;
+    cpu->level = level;
+    *out = backend;
+    return ERR_OK;
+memory:
+    free(cpu);
+    free(backend);
+    return err_set(info, ERR_MEMORY, "cpu backend: out of memory");
+}

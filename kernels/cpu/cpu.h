@@ -1,0 +1,37 @@
+#ifndef KERNELS_CPU_CPU_H
+#define KERNELS_CPU_CPU_H
+
+#include "kernels/backend.h"
+#include "kernels/workers.h"
+
+/*
+ * The CPU backend's own state (struct backend.state). Each group of operations has one table of inner
+ * kernels per level; what surrounds them (splitting into items, bookkeeping) is the same code at every level.
+ */
+enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_LEVELS };
+
+struct matmul_kernels;    /* matmul.h */
+struct row_kernels;       /* row.h: rmsnorm, quantization of activations, rope, swiglu, add */
+struct attention_kernels; /* attention.h */
+
+struct cpu_state {
+    struct workers *workers;
+    enum cpu_level level;
+    const struct matmul_kernels *matmul;
+    const struct row_kernels *rows;
+    const struct attention_kernels *attention;
+    char *scratch;        /* [workers][scratch_bytes], 64-byte aligned: free for use within one operation */
+    size_t scratch_bytes; /* of one worker */
+};
+
+static inline struct cpu_state *cpu_state(const struct backend *backend)
+{
+    return backend->state;
+}
+
+static inline void *cpu_scratch(const struct cpu_state *cpu, int worker)
+{
+    return cpu->scratch + (size_t)worker * cpu->scratch_bytes;
+}
+
+#endif
