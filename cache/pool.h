@@ -12,9 +12,10 @@
  * Every kind has its own address range, reserved for the whole budget and backed by memory only where it is
  * used, so kinds never fragment each other: a block of any kind can be had as long as the bytes in use allow
  * it. Memory of freed blocks is kept for the same kind and given back to the system when another kind needs
- * it, so resident bytes never pass the budget (plus one page of rounding per block; strides are multiples of
- * the system's page and are what is counted). Reference-counted. Owned by the engine thread; kv_pool_stats
- * may be read by any thread.
+ * it, so resident bytes never pass the budget (strides are multiples of the system's page, and strides are
+ * what is counted; where transparent huge pages are always on, the kernel may round up on its own).
+ * Reference-counted. Owned by the engine thread; kv_pool_stats may be read by any thread. Nothing is
+ * allocated after creation.
  */
 struct kv_pool;
 
@@ -22,10 +23,12 @@ struct kv_pool_stats {
     size_t budget_bytes;
     size_t used_bytes[KV_KINDS];
     int64_t used_blocks[KV_KINDS];
+    size_t cached_bytes;   /* resident memory of free blocks, kept for reuse */
     int64_t stored_values; /* cached K and V values (tokens * layers * kv_heads * head_dim * 2) of live
                               sequences */
 };
 
+/* ERR_CAPACITY when the budget does not hold one KV_F16 block; ERR_MEMORY. */
 enum err kv_pool_create(const struct kv_shape *shape, size_t budget_bytes, struct kv_pool **out,
                         struct err_info *info);
 void kv_pool_free(struct kv_pool *pool); /* asserts that no block is in use */
@@ -38,9 +41,11 @@ void kv_pool_release(struct kv_pool *pool, enum kv_kind kind, char *block);
 /* Bytes one block of this kind counts for (stride, rounded up to the system's page). */
 size_t kv_pool_block_bytes(const struct kv_pool *pool, enum kv_kind kind);
 size_t kv_pool_free_bytes(const struct kv_pool *pool);
+/* Sequences tell how many cached values (K and V) they gained or lost; for kv_pool_stats. */
+void kv_pool_count_values(struct kv_pool *pool, int64_t change);
 void kv_pool_stats(const struct kv_pool *pool, struct kv_pool_stats *out);
 
-/* Debug: walk everything and assert that lists, counts and bytes agree. */
+/* Walk everything and assert that lists, counts and bytes agree. Debug builds do so after every operation. */
 void kv_pool_check(const struct kv_pool *pool);
 
 #endif

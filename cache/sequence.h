@@ -8,20 +8,23 @@
 /*
  * The block table of one sequence, and its life by steps:
  *
- *   kv_sequence_begin(seq, n)   blocks for n more tokens: the open block in f16; complete blocks of this
- * chunk get a coded block, and their f16 part stands in per-step staging, one layer deep, because layer l+1
- * overwrites what layer l wrote. kv_sequence_span(seq, ...)  what the kernels need (kernels/backend.h:
- * attention_span)
+ *   kv_sequence_begin(seq, n)    blocks for n more tokens: the open block in f16; blocks that become complete
+ *                                get a coded block (and sink slots), and those that open and close within the
+ *                                step have their f16 part in staging, one layer deep, because layer l+1
+ *                                overwrites what layer l wrote.
+ *   kv_sequence_span(seq, ...)   what the kernels need (kernels/backend.h: attention_span)
  *   ... the model's forward pass stores, seals and attends ...
- *   kv_sequence_end(seq)        the tokens count; sealed blocks lose their f16 part; blocks older than
- * recent_blocks are demoted from KV_Q4 to KV_Q2
+ *   kv_sequence_end(seq)         the tokens count; sealed blocks lose their f16 part; blocks older than
+ *                                recent_blocks are demoted from KV_Q4 to KV_Q2
  *
- * No allocation after kv_sequence_create: tables are sized for max_tokens there.
+ * Between steps it holds exactly kv_policy_blocks(policy, tokens), within one at most kv_policy_peak_bytes.
+ * No allocation after kv_sequence_create: tables are sized for max_tokens there, and kv_sequence_reset
+ * readies the object for the next request.
  */
 struct kv_sequence;
 
 /* Staging for the f16 part of blocks that open and close within one step: one layer of blocks, for at most
-   max_batch_tokens per step. Shared by all sequences of the engine. */
+   max_batch_tokens per step. Shared by all sequences of the engine. NULL when memory is short. */
 struct kv_staging;
 struct kv_staging *kv_staging_create(const struct kv_shape *shape, int max_batch_tokens,
                                      struct backend *backend);
@@ -29,19 +32,24 @@ void kv_staging_free(struct kv_staging *staging);
 /* Start of a step: everything in staging is free again. */
 void kv_staging_reset(struct kv_staging *staging);
 
+/* ERR_MEMORY. Pool, staging and backend stay the caller's and outlive the sequence. */
 enum err kv_sequence_create(const struct kv_policy *policy, struct kv_pool *pool, struct kv_staging *staging,
                             struct backend *backend, int max_tokens, struct kv_sequence **out,
                             struct err_info *info);
 /* Releases its blocks. NULL-safe. */
 void kv_sequence_free(struct kv_sequence *seq);
 
+/* Empty again, under a policy of the same shape. */
+void kv_sequence_reset(struct kv_sequence *seq, const struct kv_policy *policy);
+
 int kv_sequence_tokens(const struct kv_sequence *seq);
 size_t kv_sequence_bytes(const struct kv_sequence *seq);
 
-/* ERR_BUSY when the pool has no room; then nothing was taken. */
+/* n_tokens >= 1, at most max_tokens in all. ERR_BUSY when the pool has no room; then nothing was taken. */
 enum err kv_sequence_begin(struct kv_sequence *seq, int n_tokens, struct err_info *info);
 /* Fill *span for the tokens begun; first_row: where they stand in the batch. Valid until kv_sequence_end. */
 void kv_sequence_span(const struct kv_sequence *seq, int first_row, struct attention_span *span);
+/* Calls the backend's kv_demote. */
 void kv_sequence_end(struct kv_sequence *seq);
 /* Undo kv_sequence_begin (a step that failed before its forward pass finished). */
 void kv_sequence_abort(struct kv_sequence *seq);
