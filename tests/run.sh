@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Runs every test: tests/run.sh [--all] [WHAT...]
+#   no argument   builds release; unit tests, fuzz corpora, API, tokenizer, kernel and golden suites, metrics, layers
+#   --all         the same, and under the asan and tsan builds, and the format check
+#   WHAT          only these: release, debug, asan, tsan, format, docker (builds and tries the image; needs root)
+# Installs what it needs first (tests/setup.sh). Models are looked for in $OCTAVO_MODELS (default: models/); what
+# needs a model that is not there is skipped and listed at the end. Logs and reports: build/results/.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+presets=() format=no docker=no
+[ $# -gt 0 ] || set -- release
+for argument in "$@"; do
+    case $argument in
+    --all) presets=(release asan tsan) format=yes ;;
+    release | debug | asan | tsan) presets+=("$argument") ;;
+    format) format=yes ;;
+    docker) docker=yes ;;
+    -h | --help) sed -n '2,7s/^# \?//p' "$0"; exit 0 ;;
+    *) echo "run: unknown argument '$argument': --all, release, debug, asan, tsan, format, docker" >&2; exit 2 ;;
+    esac
+done
+
+bash tests/setup.sh build test || exit 1
+[ $format = no ] || bash tests/setup.sh check || exit 1
+
+OCTAVO_MODELS=$(realpath -m "${OCTAVO_MODELS:-models}")
+export OCTAVO_MODELS
+export PATH="$PWD/build/tools:$PATH"
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:strict_string_checks=1}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}
+results=build/results
+rm -rf "$results"
+mkdir -p "$results"
+
+# NAME COMMAND...: runs it with its output in NAME.log; a failure shows the end of the log and is counted later.
+step() {
+    local name=$1 start=$SECONDS status=0
+    shift
+    printf '== %s ... ' "$name"
+    "$@" >"$results/$name.log" 2>&1 </dev/null || status=$?
+    printf '%s\t%s\t%s\n' "$name" "$status" $((SECONDS - start)) >>"$results/steps.tsv"
+    if [ $status = 0 ]; then
+        printf 'ok (%d s)\n' $((SECONDS - start))
+    elif [ $status = 77 ]; then
+        printf 'SKIPPED: %s\n' "$(tail -n 1 "$results/$name.log")"
+    else
+        printf 'FAILED with status %d (%d s), the end of %s:\n' $status $((SECONDS - start)) "$results/$name.log"
+        tail -n 60 "$results/$name.log"
+    fi
+    return $status
+}
+
+build() {
+    cmake --preset "$1" -D OCTAVO_WERROR="${OCTAVO_WERROR:-OFF}" && cmake --build --preset "$1"
+}
+
+# The sanitizers of GCC 12 want the address layout of older kernels.
+fixed_layout() {
+    if setarch "$(uname -m)" -R true 2>/dev/null; then setarch "$(uname -m)" -R "$@"; else "$@"; fi
+}
+
+suites() { find tests -name 'test_*.py' -printf '%h\n' | sort -u; }
+
+for preset in "${presets[@]}"; do
+    step "$preset-build" build "$preset" || continue
+    export OCTAVO_BUILD=$PWD/build/$preset OCTAVO_BIN=$PWD/build/$preset/octavo
+    step "$preset-unit" fixed_layout ctest --preset "$preset" -j "$(nproc)" --no-tests=error \
+        --output-junit "$PWD/$results/$preset-unit.xml"
+    for suite in $(suites); do
+        # What compares numbers needs no second run under a sanitizer: the unit tests and the API suite walk the code.
+        case $preset:$suite in asan:tests/golden | tsan:tests/golden | tsan:tests/kernels | tsan:tests/tokenizer) continue ;; esac
+        step "$preset-${suite##*/}" fixed_layout .venv/bin/python -m pytest -q -rs -p no:cacheprovider "$suite" \
+            --junit-xml="$results/$preset-${suite##*/}.xml"
+    done
+    step "$preset-metrics" fixed_layout bash tests/check-metrics.sh "$OCTAVO_BIN"
+done
+step layers .venv/bin/python tests/check-layers.py
+[ $format = no ] || step format tests/format-check
+[ $docker = no ] || step docker docker/check.sh
+.venv/bin/python tests/summary.py "$results" | tee "$results/summary"
