@@ -48,20 +48,24 @@ struct kv_shape {
    blocks of the largest power of two that divides it). All arrays are fp32, owned by whoever made the struct.
  */
 struct kv_tables {
-    int frame_tokens;             /* F, a multiple of KV_BLOCK_TOKENS; 256 */
-    int n_frames;                 /* frames that frame_cos/sin cover */
-    const float *key_mean;        /* [layers][kv_heads][head_dim] before RoPE, or NULL for zero */
-    const float *key_transform;   /* [layers][kv_heads][head_dim][head_dim]: x = A (k_frame - RoPE_o(mean)) */
-    const float *query_transform; /* [layers][kv_heads][head_dim][head_dim]: q' = A^-T q_frame */
+    int frame_tokens;      /* F, a multiple of KV_BLOCK_TOKENS; 256 */
+    int n_frames;          /* frames that frame_cos/sin cover */
+    const float *key_mean; /* [layers][kv_heads][head_dim] before RoPE, or NULL for zero */
+    /* [layers][kv_heads][head_dim][head_dim]: A, row by row: x = A (k_frame - RoPE_o(mean)) */
+    const float *key_transform;
+    /* [layers][kv_heads][head_dim][head_dim]: A^-1, row by row: q'_j = sum_i q_frame_i (A^-1)_ij, so that
+       <q', x> = <q_frame, A^-1 x> */
+    const float *query_transform;
     const float *value_mean;      /* [layers][kv_heads][head_dim], or NULL for zero */
-    const float *value_transform; /* [head_dim][head_dim], orthogonal: v' = H (v - mean); output: H^T */
+    const float *value_transform; /* [head_dim][head_dim]: H, orthogonal: v' = H (v - mean); output: H^T */
     const float *rope_cos;        /* [frame_tokens][head_dim/2]: angles of offsets 0..F-1 */
     const float *rope_sin;
     const float *frame_cos; /* [n_frames][head_dim/2]: angles of f * F, computed in double */
     const float *frame_sin;
     /* True while every transform is the plain normalised Hadamard of a power of two and the means are zero:
        kernels may then use the fast transform, whose results the reference defines (butterflies in order of
-       stride 1, 2, 4..., then one multiplication by 1/sqrt(head_dim)). */
+       stride 1, 2, 4..., then one multiplication by 1/sqrt(head_dim)). The three transforms are then NULL:
+       megabytes that nobody would read. */
     int is_hadamard;
 };
 

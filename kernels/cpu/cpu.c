@@ -1,5 +1,5 @@
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/attention.h"
+#include "kernels/cpu/kv_backend.h"
 
 #include <cpuid.h>
 #include <stdlib.h>
@@ -30,7 +30,10 @@ static void cpu_destroy(struct backend *backend)
 {
     if (!backend) return;
     struct cpu_state *cpu = backend->state;
-    if (cpu) free(cpu->scratch);
+    if (cpu) {
+        kv_backend_detach(backend);
+        free(cpu->scratch);
+    }
     free(cpu);
     free(backend);
 }
@@ -93,6 +96,11 @@ enum err backend_cpu_create(struct workers *workers, const char *level_name, str
     backend->destroy = cpu_destroy;
     cpu->workers = workers;
     cpu->level = level;
+    err = kv_backend_attach(backend, info);
+    if (err) {
+        cpu_destroy(backend);
+        return err;
+    }
     *out = backend;
     return ERR_OK;
 memory:

@@ -12,14 +12,14 @@ enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_LEVELS };
 
 struct matmul_kernels;    /* matmul.h */
 struct row_kernels;       /* row.h: rmsnorm, quantization of activations, rope, swiglu, add */
-struct attention_kernels; /* attention.h */
+struct kv_backend;        /* kv_backend.h: the paged cache, its writer and attention */
 
 struct cpu_state {
     struct workers *workers;
     enum cpu_level level;
     const struct matmul_kernels *matmul;
     const struct row_kernels *rows;
-    const struct attention_kernels *attention;
+    struct kv_backend *kv;
     char *scratch;        /* [workers][scratch_bytes], 64-byte aligned: free for use within one operation */
     size_t scratch_bytes; /* of one worker */
 };
