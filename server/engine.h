@@ -42,7 +42,9 @@ enum err engine_create(const struct engine_options *options, struct engine **out
 /* From any thread. Takes a reference of its own on success.
    ERR_INVALID: prompt empty or token id out of range. ERR_CAPACITY: prompt + max_tokens can never fit
    (context or pool; the message has needed, total and the option to raise). ERR_BUSY: queue full,
-   *retry_after_s says when to come back. ERR_CLOSED: draining. */
+   *retry_after_s says when to come back. ERR_CLOSED: draining.
+   Outcomes: the engine counts every request that it accepted (OK, CANCELLED, ERROR) once, and the rejections
+   it makes here; who parses counts the REJECTED_INVALID that never come here. */
 enum err engine_submit(struct engine *engine, struct request *request, int *retry_after_s,
                        struct err_info *info);
 /* The client left, or has enough: the engine forgets the request at its next step and publishes

@@ -21,7 +21,7 @@
 
 enum finish_reason {
     FINISH_NONE = 0,
-    FINISH_STOP,      /* end token or stop token */
+    FINISH_STOP,      /* end token or stop token; it is the last record, counted and with its logprob */
     FINISH_LENGTH,    /* max_tokens, or the context is full */
     FINISH_CANCELLED, /* the client left, or the courier saw a stop string */
     FINISH_ERROR,     /* the server gave up on it: shutdown or deadline; `error` says why */
@@ -64,6 +64,8 @@ struct request {
     char id[48]; /* "cmpl-..." */
     _Atomic int references;
     _Atomic bool cancelled; /* set by engine_cancel; the engine drops it at its next step */
+    _Atomic bool satisfied; /* set by the courier before engine_cancel when the reply is complete (stop strings):
+                               the engine counts OUTCOME_OK, not OUTCOME_CANCELLED */
     int n_choices;
     struct choice *choices;
     int max_tokens; /* per choice; 0 is allowed: prompt scoring only */
