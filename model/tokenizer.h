@@ -10,25 +10,30 @@
 
 /*
  * Byte-level BPE from a GGUF file's vocabulary and merges (tokenizer.ggml.*), with the pre-tokenizers gpt-2,
- * smollm, qwen2 and llama-bpe. Immutable after creation: any thread may use it.
+ * smollm, qwen2 and llama-bpe. Immutable after creation: any thread may use it. The ids are those of Hugging
+ * Face's tokenizers for the same model.
  */
 struct tokenizer;
 
+/* The gguf may be closed after. ERR_UNSUPPORTED names a tokenizer model or pre-tokenizer that octavo does not
+   know; ERR_FORMAT the key, and the index in it, of what is wrong. */
 enum err tokenizer_create(const struct gguf *gguf, struct tokenizer **out, struct err_info *info);
 void tokenizer_free(struct tokenizer *tokenizer);
 
 int tokenizer_vocab_size(const struct tokenizer *tokenizer);
 int tokenizer_bos(const struct tokenizer *tokenizer); /* -1: none */
 int tokenizer_eos(const struct tokenizer *tokenizer); /* -1: none */
-/* Tokens that end generation: eos, eot and the like. */
+/* Tokens that end generation: eos, eot, eom, and control tokens of well-known names such as "<|im_end|>". */
 bool tokenizer_is_end(const struct tokenizer *tokenizer, int32_t token);
 /* Control tokens (special): their text is not shown unless asked for. */
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t token);
 
-/* Encode length bytes of UTF-8 (invalid bytes are encoded as they are, byte by byte).
+/* Encode length bytes of UTF-8 (invalid bytes are encoded as they are, byte by byte; a byte that the vocabulary
+   has no token for, as SmolLM2's lacks 0x04 and twenty more, is dropped).
    add_special: put BOS first when the model asks for it (tokenizer.ggml.add_bos_token).
    parse_special: text such as "<|im_start|>" becomes its control token; otherwise it is ordinary text.
-   *tokens is malloc'ed, the caller frees. ERR_LIMIT above max_tokens. */
+   User-defined tokens, which are not control tokens ("<tool_call>"), are found in either case.
+   *tokens is malloc'ed (also when *n is 0), the caller frees. ERR_LIMIT above max_tokens. Time n log n. */
 enum err tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
                           bool add_special, bool parse_special, size_t max_tokens, int32_t **tokens,
                           size_t *n, struct err_info *info);
