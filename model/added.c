@@ -40,7 +40,8 @@ static void token_insert(struct added *added, int32_t token, bool is_control, co
         int32_t child = child_find(added, node, byte);
         if (child == 0) {
             child = added->n_nodes++;
-            added->nodes[child] = (struct node){.sibling = added->nodes[node].child, .token = -1, .byte = byte};
+            added->nodes[child] =
+                (struct node){.sibling = added->nodes[node].child, .token = -1, .byte = byte};
             added->nodes[node].child = child;
         }
         node = child;

@@ -17,8 +17,8 @@ struct added;
 enum err added_create(const struct vocabulary *vocabulary, struct added **out, struct err_info *info);
 void added_free(struct added *added);
 
-/* The first added token at or after text + from: its place and length, and its id as the result; -1 when there is
-   none. User-defined tokens always count, control tokens only with_control. */
+/* The first added token at or after text + from: its place and length, and its id as the result; -1 when
+   there is none. User-defined tokens always count, control tokens only with_control. */
 int32_t added_find(const struct added *added, const char *text, size_t length, size_t from, bool with_control,
                    size_t *at, size_t *match_length);
 

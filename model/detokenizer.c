@@ -1,7 +1,7 @@
 /*
- * Tokens to text while they come. What is invalid is replaced as Python's bytes.decode("utf-8", "replace") does
- * (Unicode 15, section 3.9, "substitution of maximal subparts"): each longest beginning of a sequence that
- * cannot go on becomes one U+FFFD. So only a beginning that can still go on is held back.
+ * Tokens to text while they come. What is invalid is replaced as Python's bytes.decode("utf-8", "replace")
+ * does (Unicode 15, section 3.9, "substitution of maximal subparts"): each longest beginning of a sequence
+ * that cannot go on becomes one U+FFFD. So only a beginning that can still go on is held back.
  */
 #include "config/buf.h"
 #include "model/tokenizer.h"

@@ -55,8 +55,9 @@ static enum err merge_parse(const struct vocabulary *vocabulary, size_t index, c
     size_t left = space ? (size_t)(space - line->bytes) : 0;
     int shown = line->length > 64 ? 64 : (int)line->length;
     if (!space || left + 1 == line->length)
-        return err_set_param(info, ERR_FORMAT, MERGES_KEY, "%s[%zu] is '%.*s', not two tokens with a space between",
-                             MERGES_KEY, index, shown, line->bytes);
+        return err_set_param(info, ERR_FORMAT, MERGES_KEY,
+                             "%s[%zu] is '%.*s', not two tokens with a space between", MERGES_KEY, index,
+                             shown, line->bytes);
     size_t right = line->length - left - 1;
     memcpy(joined, line->bytes, left);
     memcpy(joined + left, space + 1, right);
@@ -65,8 +66,9 @@ static enum err merge_parse(const struct vocabulary *vocabulary, size_t index, c
                           .rank = (int32_t)index,
                           .merged = vocabulary_find(vocabulary, joined, left + right)};
     if (merge.left < 0 || merge.right < 0 || merge.merged < 0)
-        return err_set_param(info, ERR_FORMAT, MERGES_KEY, "%s[%zu] is '%.*s', but its %s is not in the vocabulary",
-                             MERGES_KEY, index, shown, line->bytes,
+        return err_set_param(info, ERR_FORMAT, MERGES_KEY,
+                             "%s[%zu] is '%.*s', but its %s is not in the vocabulary", MERGES_KEY, index,
+                             shown, line->bytes,
                              merge.left < 0    ? "left token"
                              : merge.right < 0 ? "right token"
                                                : "result");

@@ -30,6 +30,7 @@ struct merges_scratch {
 void merges_scratch_free(struct merges_scratch *scratch);
 
 /* Join the n symbols of one word in place; the number left, -1 when memory is short. The time is n log n. */
-int32_t merges_apply(const struct merges *merges, struct merges_scratch *scratch, int32_t *symbols, int32_t n);
+int32_t merges_apply(const struct merges *merges, struct merges_scratch *scratch, int32_t *symbols,
+                     int32_t n);
 
 #endif

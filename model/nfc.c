@@ -1,8 +1,9 @@
 /*
- * No code point below U+0300 ever changes or joins what stands before it, so text is copied up to the last such
- * code point before one at or above U+0300, and only the stretch until the next is decomposed, put in canonical
- * order and composed. utf8proc's own canonical ordering is an insertion sort, quadratic in a run of combining
- * marks; a hostile megabyte of them would hold a thread for hours, so long runs are ordered here by counting.
+ * No code point below U+0300 ever changes or joins what stands before it, so text is copied up to the last
+ * such code point before one at or above U+0300, and only the stretch until the next is decomposed, put in
+ * canonical order and composed. utf8proc's own canonical ordering is an insertion sort, quadratic in a run of
+ * combining marks; a hostile megabyte of them would hold a thread for hours, so long runs are ordered here by
+ * counting.
  */
 #include "model/nfc.h"
 
@@ -12,8 +13,9 @@
 #include <string.h>
 #include <utf8proc.h>
 
+static const utf8proc_option_t options = UTF8PROC_COMPOSE | UTF8PROC_STABLE;
+
 enum {
-    OPTIONS = UTF8PROC_COMPOSE | UTF8PROC_STABLE,
     FIRST_CHANGING_LEAD = 0xCC, /* U+0300 is CC 80 */
     LONGEST_DECOMPOSITION = 18, /* in code points, with room to spare (4 canonical) */
     INSERTION_LIMIT = 32,
@@ -69,7 +71,7 @@ static bool points_append(struct nfc *nfc, int32_t point)
     }
     int bound_class = 0;
     utf8proc_ssize_t n = utf8proc_decompose_char(point, nfc->points + nfc->n_points, LONGEST_DECOMPOSITION,
-                                                 OPTIONS, &bound_class);
+                                                 options, &bound_class);
     if (n < 0 || n > LONGEST_DECOMPOSITION) return false;
     nfc->n_points += (size_t)n;
     return true;
@@ -127,8 +129,7 @@ static bool stretch_compose(struct nfc *nfc, const char *text, size_t length)
         at += (size_t)size;
     }
     if (!points_order(nfc->points, nfc->n_points)) return false;
-    utf8proc_ssize_t n =
-        utf8proc_normalize_utf32(nfc->points, (utf8proc_ssize_t)nfc->n_points, (utf8proc_option_t)OPTIONS);
+    utf8proc_ssize_t n = utf8proc_normalize_utf32(nfc->points, (utf8proc_ssize_t)nfc->n_points, options);
     for (utf8proc_ssize_t i = 0; i < n; i++) {
         utf8proc_uint8_t bytes[4];
         utf8proc_ssize_t size = utf8proc_encode_char(nfc->points[i], bytes);

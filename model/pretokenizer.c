@@ -1,12 +1,12 @@
 /*
- * The patterns are those of the models' tokenizer.json files, as one regular expression each, matched anchored
- * again and again: every code point is a letter, a number, white space or something else, so each pattern
- * matches at any place.
+ * The patterns are those of the models' tokenizer.json files, as one regular expression each, matched
+ * anchored again and again: every code point is a letter, a number, white space or something else, so each
+ * pattern matches at any place.
  *
- * Hugging Face runs them on another engine (Oniguruma), whose classes differ from PCRE2's in two ways. Its white
- * space is the Unicode property White_Space, PCRE2's \s adds U+180E: so the class is written out. And its Unicode
- * is newer: PCRE2 10.42 knows version 14, tokenizers 0.23 has version 16, so letters and numbers assigned
- * between the two are added by range. tests/tokenizer/test_parity.py compares every code point.
+ * Hugging Face runs them on another engine (Oniguruma), whose classes differ from PCRE2's in two ways. Its
+ * white space is the Unicode property White_Space, PCRE2's \s adds U+180E: so the class is written out. And
+ * its Unicode is newer: PCRE2 10.42 knows version 14, tokenizers 0.23 has version 16, so letters and numbers
+ * assigned between the two are added by range. tests/tokenizer/test_parity.py compares every code point.
  *
  * smollm is two steps in tokenizer.json: each digit becomes a word, then the gpt-2 pattern runs on what lies
  * between. The one pattern here does the same: digits come first, and a digit ends white space as the end of
@@ -25,16 +25,21 @@
     "\\t-\\r\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
 #define LETTER                                                                                               \
-    "\\p{L}\\x{1c89}\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d65}" \
-    "\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}"  \
-    "\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{11f10}"  \
-    "\\x{11f12}-\\x{11f33}\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}"           \
-    "\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}"            \
-    "\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
+    "\\p{L}\\x{1c89}\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{"     \
+    "10d65}"                                                                                                 \
+    "\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}\\x{"      \
+    "1138e}"                                                                                                 \
+    "\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{"      \
+    "11f10}"                                                                                                 \
+    "\\x{11f12}-\\x{11f33}\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}"         \
+    "\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}"          \
+    "\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{"     \
+    "323af}"
 
 #define NUMBER                                                                                               \
-    "\\p{N}\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"              \
-    "\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}" \
+    "\\p{N}\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"             \
+    "\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{"    \
+    "1e4f9}"                                                                                                 \
     "\\x{1e5f1}-\\x{1e5fa}"
 
 #define DIGIT NUMBER "\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}"
@@ -42,7 +47,7 @@
 #define SPACES_BEFORE(end) "[" SPACE "]+(?![^" SPACE end "])|[" SPACE "]++"
 
 #define LLAMA_LIKE(number)                                                                                   \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]++|" number                          \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]++|" number                         \
     "| ?[^" SPACE LETTER NUMBER "]++[\\r\\n]*+|[" SPACE "]*[\\r\\n]+|" SPACES_BEFORE("")
 
 struct rule {

@@ -18,7 +18,7 @@ enum err pretokenizer_create(const char *name, size_t name_length, struct pretok
 void pretokenizer_free(struct pretokenizer *pretokenizer);
 
 /* What goes with the rule in Hugging Face's tokenizer.json of its models. */
-bool pretokenizer_wants_nfc(const struct pretokenizer *pretokenizer); /* normalize the text to NFC first */
+bool pretokenizer_wants_nfc(const struct pretokenizer *pretokenizer);   /* normalize the text to NFC first */
 bool pretokenizer_keeps_words(const struct pretokenizer *pretokenizer); /* a word that is a token stays one */
 bool pretokenizer_adds_bos(const struct pretokenizer *pretokenizer);    /* unless the file says otherwise */
 

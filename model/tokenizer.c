@@ -25,15 +25,16 @@ struct tokenizer {
     struct pretokenizer *pretokenizer;
     int bos, eos;
     bool adds_bos;
-    bool *is_end;      /* [vocabulary size] */
-    int32_t *words;    /* ordinary tokens by their bytes, open addressing, -1: empty; NULL unless whole words */
+    bool *is_end;   /* [vocabulary size] */
+    int32_t *words; /* ordinary tokens by their bytes, open addressing, -1: empty; NULL unless whole words */
     size_t words_mask; /* are looked up */
 };
 
 /* ---- Creation ---- */
 
-static const char *const end_names[] = {"<|endoftext|>",   "<|im_end|>", "<|end|>", "<|eot_id|>",   "<|eom_id|>",
-                                        "<|end_of_text|>", "<|eot|>",    "<EOT>",   "<end_of_turn>"};
+static const char *const end_names[] = {"<|endoftext|>", "<|im_end|>", "<|end|>",
+                                        "<|eot_id|>",    "<|eom_id|>", "<|end_of_text|>",
+                                        "<|eot|>",       "<EOT>",      "<end_of_turn>"};
 
 /* -1 when the key is missing. */
 static enum err id_read(const struct gguf *gguf, const char *key, int size, int *out, struct err_info *info)
@@ -44,7 +45,8 @@ static enum err id_read(const struct gguf *gguf, const char *key, int size, int 
     enum err err = gguf_get_u32(gguf, key, &id, info);
     if (err != ERR_OK) return err;
     if (id >= (uint32_t)size)
-        return err_set_param(info, ERR_FORMAT, key, "%s is %u, but the vocabulary has %d tokens", key, id, size);
+        return err_set_param(info, ERR_FORMAT, key, "%s is %u, but the vocabulary has %d tokens", key, id,
+                             size);
     *out = (int)id;
     return ERR_OK;
 }
@@ -77,7 +79,8 @@ static enum err ids_read(const struct gguf *gguf, struct tokenizer *tokenizer, s
         if (ends[i] >= 0) tokenizer->is_end[ends[i]] = true;
     for (size_t i = 0; i < sizeof end_names / sizeof end_names[0]; i++) {
         int32_t token = vocabulary_find(vocabulary, end_names[i], strlen(end_names[i]));
-        if (token >= 0 && vocabulary_type(vocabulary, token) == TOKEN_CONTROL) tokenizer->is_end[token] = true;
+        if (token >= 0 && vocabulary_type(vocabulary, token) == TOKEN_CONTROL)
+            tokenizer->is_end[token] = true;
     }
     tokenizer->adds_bos = tokenizer->bos >= 0 && pretokenizer_adds_bos(tokenizer->pretokenizer);
     if (!gguf_has(gguf, "tokenizer.ggml.add_bos_token")) return ERR_OK;
@@ -289,8 +292,7 @@ static bool bytes_encode(struct encoder *encoder, const char *bytes, size_t leng
         if (valid > 0 && !text_encode(encoder, bytes + at, valid)) return false;
         at += valid;
         for (; at < length && utf8_sequence(bytes + at, length - at) == 0; at++) {
-            int32_t token =
-                vocabulary_byte_token(encoder->tokenizer->vocabulary, (unsigned char)bytes[at]);
+            int32_t token = vocabulary_byte_token(encoder->tokenizer->vocabulary, (unsigned char)bytes[at]);
             if (token >= 0 && !token_append(encoder, token)) return false;
         }
     }

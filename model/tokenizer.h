@@ -28,12 +28,12 @@ bool tokenizer_is_end(const struct tokenizer *tokenizer, int32_t token);
 /* Control tokens (special): their text is not shown unless asked for. */
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t token);
 
-/* Encode length bytes of UTF-8 (invalid bytes are encoded as they are, byte by byte; a byte that the vocabulary
-   has no token for, as SmolLM2's lacks 0x04 and twenty more, is dropped).
-   add_special: put BOS first when the model asks for it (tokenizer.ggml.add_bos_token).
-   parse_special: text such as "<|im_start|>" becomes its control token; otherwise it is ordinary text.
-   User-defined tokens, which are not control tokens ("<tool_call>"), are found in either case.
-   *tokens is malloc'ed (also when *n is 0), the caller frees. ERR_LIMIT above max_tokens. Time n log n. */
+/* Encode length bytes of UTF-8 (invalid bytes are encoded as they are, byte by byte; a byte that the
+   vocabulary has no token for, as SmolLM2's lacks 0x04 and twenty more, is dropped). add_special: put BOS
+   first when the model asks for it (tokenizer.ggml.add_bos_token). parse_special: text such as "<|im_start|>"
+   becomes its control token; otherwise it is ordinary text. User-defined tokens, which are not control tokens
+   ("<tool_call>"), are found in either case. *tokens is malloc'ed (also when *n is 0), the caller frees.
+   ERR_LIMIT above max_tokens. Time n log n. */
 enum err tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
                           bool add_special, bool parse_special, size_t max_tokens, int32_t **tokens,
                           size_t *n, struct err_info *info);

@@ -8,10 +8,11 @@
 #include <stdint.h>
 
 /*
- * The tokens of a byte-level vocabulary, as GGUF stores it: an ordinary token is written in GPT-2's alphabet of
- * 256 printable characters, one for each byte; a control or user-defined token is written as it is.
+ * The tokens of a byte-level vocabulary, as GGUF stores it: an ordinary token is written in GPT-2's alphabet
+ * of 256 printable characters, one for each byte; a control or user-defined token is written as it is.
  *
- * While a tokenizer is made, tokens are looked up by the text in the file; afterwards only their bytes are kept.
+ * While a tokenizer is made, tokens are looked up by the text in the file; afterwards only their bytes are
+ * kept.
  */
 enum token_type {
     TOKEN_UNDEFINED = 0,
@@ -25,8 +26,8 @@ enum token_type {
 
 struct vocabulary;
 
-/* From tokenizer.ggml.tokens and tokenizer.ggml.token_type (all normal when missing). ERR_FORMAT names the index
-   of a duplicate token or an unknown type. */
+/* From tokenizer.ggml.tokens and tokenizer.ggml.token_type (all normal when missing). ERR_FORMAT names the
+   index of a duplicate token or an unknown type. */
 enum err vocabulary_create(const struct gguf *gguf, struct vocabulary **out, struct err_info *info);
 void vocabulary_free(struct vocabulary *vocabulary);
 

@@ -1,8 +1,8 @@
 /*
  * tokenize MODEL.gguf [--special] [--bos] [--decode]: ids of the text on stdin, one a line. Several texts are
- * separated by NUL bytes on stdin and by empty lines on stdout. --special: control tokens are parsed. --decode:
- * ids on stdin, one a line, text on stdout (special tokens shown). --time: encodes the whole of stdin ten times
- * and prints the milliseconds of each on stderr.
+ * separated by NUL bytes on stdin and by empty lines on stdout. --special: control tokens are parsed.
+ * --decode: ids on stdin, one a line, text on stdout (special tokens shown). --time: encodes the whole of
+ * stdin ten times and prints the milliseconds of each on stderr.
  */
 #include "config/buf.h"
 #include "model/gguf.h"
