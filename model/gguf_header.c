@@ -238,7 +238,7 @@ static enum err parse_type(struct cursor *cursor, struct gguf_tensor *tensor, si
 static enum err parse_tensor(struct cursor *cursor, size_t i, struct gguf_tensor *tensor, uint64_t *offset,
                              struct err_info *info)
 {
-    size_t n, start = cursor->at;
+    size_t n = 0, start = cursor->at;
     if (!take_string(cursor, &tensor->name) || tensor->name.length == 0) {
         return err_set(
             info, ERR_FORMAT,
@@ -290,7 +290,7 @@ static enum err find_alignment(const struct gguf *gguf, size_t *alignment, struc
 
 static enum err parse_tensors(struct gguf *gguf, struct cursor *cursor, struct err_info *info)
 {
-    size_t alignment;
+    size_t alignment = 0;
     uint64_t *offsets = calloc(gguf->n_tensors + 1, sizeof *offsets);
     enum err err = offsets ? find_alignment(gguf, &alignment, info)
                            : err_set(info, ERR_MEMORY, "no memory for %zu tensors", gguf->n_tensors);
