@@ -43,12 +43,29 @@ struct kv_pool {
     _Atomic int64_t stored_values;
 };
 
-static void pool_verify(const struct kv_pool *pool)
+static void region_check(const struct region *region)
+{
+    int32_t used = 0, cached = 0, blank = 0;
+    for (int32_t slot = 0; slot < region->fresh; slot++) used += region->slots[slot].references > 0;
+    for (int32_t slot = region->cached; slot != SLOT_NONE; slot = region->slots[slot].next) {
+        assert(slot < region->fresh && region->slots[slot].references == REFERENCES_CACHED);
+        cached++;
+    }
+    for (int32_t slot = region->blank; slot != SLOT_NONE; slot = region->slots[slot].next) {
+        assert(slot < region->fresh && region->slots[slot].references == REFERENCES_BLANK);
+        blank++;
+    }
+    assert(used == region->n_used && cached == region->n_cached);
+    assert(used + cached + blank == region->fresh && region->fresh <= region->n_slots);
+}
+
+/* After every operation of a debug build: the lists of the region it touched. */
+static void region_verify(const struct region *region)
 {
 #ifdef OCTAVO_CHECKS
-    kv_pool_check(pool);
+    region_check(region);
 #else
-    (void)pool;
+    (void)region;
 #endif
 }
 
@@ -169,7 +186,7 @@ char *kv_pool_take(struct kv_pool *pool, enum kv_kind kind)
     pool->used += region->stride;
     atomic_store_explicit(&region->published, region->n_used, memory_order_relaxed);
     atomic_store_explicit(&pool->published_cached, pool->cached, memory_order_relaxed);
-    pool_verify(pool);
+    region_verify(region);
     return region->base + (size_t)slot * region->stride;
 }
 
@@ -201,7 +218,7 @@ void kv_pool_release(struct kv_pool *pool, enum kv_kind kind, char *block)
     pool->cached += region->stride;
     atomic_store_explicit(&region->published, region->n_used, memory_order_relaxed);
     atomic_store_explicit(&pool->published_cached, pool->cached, memory_order_relaxed);
-    pool_verify(pool);
+    region_verify(region);
 }
 
 size_t kv_pool_block_bytes(const struct kv_pool *pool, enum kv_kind kind)
@@ -229,22 +246,6 @@ void kv_pool_stats(const struct kv_pool *pool, struct kv_pool_stats *out)
         out->used_blocks[kind] = atomic_load_explicit(&region->published, memory_order_relaxed);
         out->used_bytes[kind] = (size_t)out->used_blocks[kind] * region->stride;
     }
-}
-
-static void region_check(const struct region *region)
-{
-    int32_t used = 0, cached = 0, blank = 0;
-    for (int32_t slot = 0; slot < region->fresh; slot++) used += region->slots[slot].references > 0;
-    for (int32_t slot = region->cached; slot != SLOT_NONE; slot = region->slots[slot].next) {
-        assert(slot < region->fresh && region->slots[slot].references == REFERENCES_CACHED);
-        cached++;
-    }
-    for (int32_t slot = region->blank; slot != SLOT_NONE; slot = region->slots[slot].next) {
-        assert(slot < region->fresh && region->slots[slot].references == REFERENCES_BLANK);
-        blank++;
-    }
-    assert(used == region->n_used && cached == region->n_cached);
-    assert(used + cached + blank == region->fresh && region->fresh <= region->n_slots);
 }
 
 void kv_pool_check(const struct kv_pool *pool)

@@ -45,7 +45,7 @@ size_t kv_pool_free_bytes(const struct kv_pool *pool);
 void kv_pool_count_values(struct kv_pool *pool, int64_t change);
 void kv_pool_stats(const struct kv_pool *pool, struct kv_pool_stats *out);
 
-/* Walk everything and assert that lists, counts and bytes agree. Debug builds do so after every operation. */
+/* Walk everything and assert that lists, counts and bytes agree. */
 void kv_pool_check(const struct kv_pool *pool);
 
 #endif
