@@ -40,13 +40,16 @@ struct options {
     const char *log_level;  /* debug, info, warn, error */
     const char *log_format; /* text, json */
     const char *cpu;        /* auto, scalar, avx2, avx512: the most the kernels may use */
+    const char *config;     /* path of the config file; NULL: none */
     bool help, version, print_config;
+    struct option_state *state; /* strings and origins, options.c's own */
 };
 
 /* Defaults, then the config file, then environment (environ-style, NULL-terminated), then argv[first..argc).
-   Strings live in storage owned by *options; options_free releases it. ERR_USAGE names the option at fault,
-   suggests the nearest known one for an unknown name, and covers contradictions (two different sizes for the
-   pool...). */
+   Strings live in storage owned by *options; options_free releases it. With --help or --version the rest of
+   the words is not looked at. ERR_USAGE names the option at fault, suggests the nearest known one for an
+   unknown name, and covers contradictions (two different sizes for the pool...). That a model is named is for
+   the caller to check. */
 enum err options_parse(int argc, char **argv, int first, char **environment, struct options *options,
                        struct err_info *info);
 void options_free(struct options *options);
@@ -54,7 +57,14 @@ void options_free(struct options *options);
 /* --help: aligned, grouped, with defaults and environment names. */
 void options_help(FILE *out);
 /* --print-config: every option with its value and where it came from, as an ini file that --config accepts.
-   An api key prints as "(set)". */
+   An api key prints as a comment, "(set)". */
 void options_print(const struct options *options, FILE *out);
+
+/* The enum of log_level's text, which options_parse has checked. */
+enum log_level options_log_level(const struct options *options);
+
+/* The table itself, for tests and fuzzing. */
+struct option_table;
+extern const struct option_table options_table;
 
 #endif
