@@ -110,40 +110,83 @@ static void floats_to_f32(enum dtype dtype, const uint8_t *bytes, size_t n, floa
     }
 }
 
-/* Q4_0, Q4_1, Q5_0, Q5_1: 32 codes of 4 or 5 bits; high may be NULL. */
-static void codes_of_32(const uint8_t *nibbles, const uint8_t *high, uint8_t codes[32])
+/* 32 codes of 4 bits: two halves of 16 in one run of 16 bytes. */
+static void nibbles_of_halves(const uint8_t *bytes, uint8_t codes[32])
 {
     for (int j = 0; j < 16; j++) {
-        codes[j] = nibbles[j] & 15;
-        codes[j + 16] = nibbles[j] >> 4;
+        codes[j] = bytes[j] & 15;
+        codes[j + 16] = bytes[j] >> 4;
     }
-    for (int j = 0; high && j < 32; j++) codes[j] |= (uint8_t)((high[j / 8] >> j % 8 & 1) << 4);
+}
+
+/* K types: two groups share a run of 32 bytes. */
+static void nibbles_of_group(const uint8_t *bytes, int high_half, uint8_t codes[32])
+{
+    for (int j = 0; j < 32; j++) codes[j] = bytes[j] >> 4 * high_half & 15;
+}
+
+/* Q6_K: halves of 128 elements have 64 bytes of nibbles (elements 0..63 low, 64..127 high) and 32 bytes of
+   high pairs (quarter k at bits 2k). */
+static void codes_of_q6_k(const uint8_t *block, int group, uint8_t codes[32])
+{
+    int half = group / 4, quarter = group % 4;
+    const uint8_t *high = block + 128 + half * 32;
+    nibbles_of_group(block + half * 64 + quarter % 2 * 32, quarter / 2, codes);
+    for (int j = 0; j < 32; j++) codes[j] |= (uint8_t)((high[j] >> 2 * quarter & 3) << 4);
+}
+
+static void add_high_bits(const uint8_t *bits, uint8_t codes[32])
+{
+    for (int j = 0; j < 32; j++) codes[j] |= (uint8_t)((bits[j / 8] >> j % 8 & 1) << 4);
+}
+
+void dtype_group_codes(enum dtype dtype, const void *block, int group, uint8_t codes[32])
+{
+    const uint8_t *bytes = block;
+    switch (dtype) {
+    case DTYPE_Q4_0:
+        nibbles_of_halves(bytes + 2, codes);
+        break;
+    case DTYPE_Q4_1:
+        nibbles_of_halves(bytes + 4, codes);
+        break;
+    case DTYPE_Q5_0:
+        nibbles_of_halves(bytes + 6, codes);
+        add_high_bits(bytes + 2, codes);
+        break;
+    case DTYPE_Q5_1:
+        nibbles_of_halves(bytes + 8, codes);
+        add_high_bits(bytes + 4, codes);
+        break;
+    case DTYPE_Q8_0:
+        memcpy(codes, bytes + 2, 32);
+        break;
+    case DTYPE_Q4_K:
+        nibbles_of_group(bytes + 16 + group / 2 * 32, group & 1, codes);
+        break;
+    case DTYPE_Q5_K:
+        nibbles_of_group(bytes + 48 + group / 2 * 32, group & 1, codes);
+        for (int j = 0; j < 32; j++) codes[j] |= (uint8_t)((bytes[16 + j] >> group & 1) << 4);
+        break;
+    case DTYPE_Q6_K:
+        codes_of_q6_k(bytes, group, codes);
+        break;
+    default:
+        assert(!"dtype_group_codes: not a quantized type");
+    }
 }
 
 static void block_32_to_f32(enum dtype dtype, const uint8_t *block, float *out)
 {
     uint8_t codes[32];
+    dtype_group_codes(dtype, block, 0, codes);
     float d = half_at(block);
-    switch (dtype) {
-    case DTYPE_Q4_0:
-        codes_of_32(block + 2, NULL, codes);
-        for (int j = 0; j < 32; j++) out[j] = d * (float)(codes[j] - 8);
-        break;
-    case DTYPE_Q4_1:
-        codes_of_32(block + 4, NULL, codes);
-        for (int j = 0; j < 32; j++) out[j] = d * (float)codes[j] + half_at(block + 2);
-        break;
-    case DTYPE_Q5_0:
-        codes_of_32(block + 6, block + 2, codes);
-        for (int j = 0; j < 32; j++) out[j] = d * (float)(codes[j] - 16);
-        break;
-    case DTYPE_Q5_1:
-        codes_of_32(block + 8, block + 4, codes);
-        for (int j = 0; j < 32; j++) out[j] = d * (float)codes[j] + half_at(block + 2);
-        break;
-    default: /* Q8_0 */
-        for (int j = 0; j < 32; j++) out[j] = d * (float)(int8_t)block[2 + j];
-        break;
+    bool has_minimum = dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1;
+    float minimum = has_minimum ? half_at(block + 2) : 0.0f;
+    int middle = dtype == DTYPE_Q4_0 ? 8 : dtype == DTYPE_Q5_0 ? 16 : 0;
+    for (int j = 0; j < 32; j++) {
+        int code = dtype == DTYPE_Q8_0 ? (int8_t)codes[j] : codes[j] - middle;
+        out[j] = has_minimum ? d * (float)code + minimum : d * (float)code;
     }
 }
 
@@ -157,34 +200,27 @@ void dtype_k_scales(const uint8_t packed[12], uint8_t scale[8], uint8_t minimum[
     }
 }
 
-/* Q4_K and Q5_K: 8 groups of 32; two groups share 32 bytes of nibbles. */
-static void block_k_to_f32(const uint8_t *block, bool five_bits, float *out)
+static void block_k_to_f32(enum dtype dtype, const uint8_t *block, float *out)
 {
-    uint8_t scale[8], minimum[8];
+    uint8_t codes[32], scale[8], minimum[8];
     dtype_k_scales(block + 4, scale, minimum);
-    const uint8_t *high = block + 16, *nibbles = block + (five_bits ? 48 : 16);
     for (int g = 0; g < 8; g++) {
         float d = half_at(block) * (float)scale[g];
         float offset = half_at(block + 2) * (float)minimum[g];
-        for (int j = 0; j < 32; j++) {
-            int code = nibbles[g / 2 * 32 + j] >> (g & 1) * 4 & 15;
-            if (five_bits) code |= (high[j] >> g & 1) << 4;
-            out[g * 32 + j] = d * (float)code - offset;
-        }
+        dtype_group_codes(dtype, block, g, codes);
+        for (int j = 0; j < 32; j++) out[g * 32 + j] = d * (float)codes[j] - offset;
     }
 }
 
-/* Halves of 128 elements: 64 bytes of nibbles (elements 0..63 low, 64..127 high) and 32 bytes of high pairs
-   (element j of quarter k at bits 2k of byte j). */
 static void block_q6_k_to_f32(const uint8_t *block, float *out)
 {
-    float d = half_at(block + 208);
-    for (int i = 0; i < 256; i++) {
-        int half = i / 128, j = i % 128;
-        int low = block[half * 64 + j % 64] >> j / 64 * 4 & 15;
-        int high = block[128 + half * 32 + j % 32] >> j / 32 * 2 & 3;
-        float scale = d * (float)(int8_t)block[192 + i / 16];
-        out[i] = scale * (float)((low | high << 4) - 32);
+    uint8_t codes[32];
+    for (int g = 0; g < 8; g++) {
+        dtype_group_codes(DTYPE_Q6_K, block, g, codes);
+        for (int j = 0; j < 32; j++) {
+            float scale = half_at(block + 208) * (float)(int8_t)block[192 + g * 2 + j / 16];
+            out[g * 32 + j] = scale * (float)(codes[j] - 32);
+        }
     }
 }
 
@@ -201,7 +237,7 @@ void dtype_to_f32(enum dtype dtype, const void *source, size_t n, float *out)
         if (dtype == DTYPE_Q6_K)
             block_q6_k_to_f32(bytes, out + i);
         else if (elements == 256)
-            block_k_to_f32(bytes, dtype == DTYPE_Q5_K, out + i);
+            block_k_to_f32(dtype, bytes, out + i);
         else
             block_32_to_f32(dtype, bytes, out + i);
     }

@@ -34,7 +34,11 @@ void dtype_to_f32(enum dtype dtype, const void *source, size_t n, float *out);
 float dtype_f16_to_f32(uint16_t half);
 uint16_t dtype_f32_to_f16(float value);
 
-/* The 8 scales and 8 minima of 6 bits in a block of Q4_K or Q5_K. */
+/* Parts of a quantized block, for code that rearranges them. group: which 32 elements of the block (0 when it
+   has only 32). Codes are unsigned as stored (Q8_0: the bytes of int8). */
+void dtype_group_codes(enum dtype dtype, const void *block, int group, uint8_t codes[32]);
+
+/* The 8 scales and 8 minima of 6 bits in the 12 bytes of a block of Q4_K or Q5_K. */
 void dtype_k_scales(const uint8_t packed[12], uint8_t scale[8], uint8_t minimum[8]);
 
 #endif

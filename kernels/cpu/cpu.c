@@ -1,5 +1,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/kv_backend.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/row.h"
 
 #include <cpuid.h>
 #include <stdlib.h>
@@ -80,10 +82,35 @@ static enum err cpu_level_choose(const char *name, enum cpu_level *out, struct e
     return err_set_param(info, ERR_USAGE, "cpu", "cpu: '%s' is none of auto, scalar, avx2, avx512", name);
 }
 
+static void cpu_fill_matmul(struct backend *backend)
+{
+    static const struct matmul_kernels *const kernels[CPU_LEVELS] = {&matmul_scalar, &matmul_avx2,
+                                                                     &matmul_avx512};
+    cpu_state(backend)->matmul = kernels[cpu_state(backend)->level];
+    backend->weight_create = matmul_weight_create;
+    backend->weight_free = matmul_weight_free;
+    backend->weight_bytes = matmul_weight_bytes;
+    backend->acts_create = matmul_acts_create;
+    backend->acts_free = matmul_acts_free;
+    backend->prepare = matmul_prepare;
+    backend->matmul = matmul_run;
+    backend->gather = matmul_gather;
+}
+
+/* Rows and elements cost little beside the products: AVX2 serves the highest level too. */
+static void cpu_fill_rows(struct backend *backend)
+{
+    cpu_state(backend)->rows = cpu_state(backend)->level == CPU_SCALAR ? &row_scalar : &row_avx2;
+    backend->rmsnorm = row_rmsnorm;
+    backend->rope = row_rope;
+    backend->swiglu = row_swiglu;
+    backend->add = row_add;
+}
+
 enum err backend_cpu_create(struct workers *workers, const char *level_name, struct backend **out,
                             struct err_info *info)
 {
-    enum cpu_level level;
+    enum cpu_level level = CPU_SCALAR;
     enum err err = cpu_level_choose(level_name, &level, info);
     if (err) return err;
     struct backend *backend = calloc(1, sizeof *backend);
@@ -96,6 +123,8 @@ enum err backend_cpu_create(struct workers *workers, const char *level_name, str
     backend->destroy = cpu_destroy;
     cpu->workers = workers;
     cpu->level = level;
+    cpu_fill_matmul(backend);
+    cpu_fill_rows(backend);
     err = kv_backend_attach(backend, info);
     if (err) {
         cpu_destroy(backend);

@@ -1,0 +1,122 @@
+#include "kernels/cpu/matmul.h"
+
+#include <math.h>
+#include <string.h>
+
+/* The reference of matmul.h, one row of weights and one row of activations at a time. */
+
+/* One row's share of one group. */
+struct row_group {
+    int codes[TILE_GROUP]; /* with their sign and, for Q6_K, multiplied by the half's scale */
+    float step, offset;
+};
+
+static float half_at(const char *halves, int row)
+{
+    uint16_t half;
+    memcpy(&half, halves + 2 * row, sizeof half);
+    return dtype_f16_to_f32(half);
+}
+
+static int packed_code(enum dtype dtype, const uint8_t *codes, int row, int column)
+{
+    int q = column / 4, k = 4 * row + column % 4;
+    if (dtype == DTYPE_Q8_0) return (int8_t)codes[q * 32 + k];
+    int code = codes[q / 2 * 32 + k] >> q % 2 * 4 & 15;
+    if (dtype == DTYPE_Q5_0 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q5_K)
+        code |= (codes[128 + k] >> q & 1) << 4;
+    if (dtype == DTYPE_Q6_K) code |= (codes[128 + q / 4 * 32 + k] >> q % 4 * 2 & 3) << 4;
+    return code;
+}
+
+/* scales: of the group's scale block; group: within that block. */
+static struct row_group row_group_read(enum dtype dtype, const char *codes, const char *scales, int group,
+                                       int row)
+{
+    struct row_group out;
+    for (int c = 0; c < TILE_GROUP; c++) out.codes[c] = packed_code(dtype, (const uint8_t *)codes, row, c);
+    out.step = half_at(scales, row);
+    out.offset = 0.0f;
+    switch (dtype) {
+    case DTYPE_Q4_0:
+        out.offset = -8.0f * out.step;
+        break;
+    case DTYPE_Q5_0:
+        out.offset = -16.0f * out.step;
+        break;
+    case DTYPE_Q4_1:
+    case DTYPE_Q5_1:
+        out.offset = half_at(scales + 16, row);
+        break;
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K: {
+        const uint8_t *bytes = (const uint8_t *)scales + 32 + group * 16;
+        out.step *= (float)bytes[row];
+        out.offset = -(half_at(scales + 16, row) * (float)bytes[8 + row]);
+        break;
+    }
+    case DTYPE_Q6_K:
+        for (int c = 0; c < TILE_GROUP; c++)
+            out.codes[c] = (out.codes[c] - 32) * (int8_t)scales[16 + group * 16 + c / 16 * 8 + row];
+        break;
+    default:
+        break;
+    }
+    return out;
+}
+
+static bool has_offset(enum dtype dtype)
+{
+    return dtype != DTYPE_Q8_0 && dtype != DTYPE_Q6_K;
+}
+
+static float quantized_dot(enum dtype dtype, const char *codes, const char *scales, int row, int n_groups,
+                           const struct act_group *acts)
+{
+    struct tile_format format = tile_format(dtype);
+    float acc = 0.0f;
+    for (int g = 0; g < n_groups; g++) {
+        struct row_group weight =
+            row_group_read(dtype, codes + (size_t)g * (size_t)format.code_bytes,
+                           scales + (size_t)(g / format.groups_per_scale) * (size_t)format.scale_bytes,
+                           g % format.groups_per_scale, row);
+        int32_t n = 0;
+        for (int c = 0; c < TILE_GROUP; c++) n += weight.codes[c] * acts[g].q[c];
+        acc = fmaf(weight.step * acts[g].scale, (float)n, acc);
+        if (has_offset(dtype)) acc = fmaf(weight.offset, acts[g].sum, acc);
+    }
+    return acc;
+}
+
+static float float_dot(enum dtype dtype, const char *tile, int row, int n_cols, const float *x)
+{
+    size_t size = dtype_block_bytes(dtype);
+    float acc = 0.0f;
+    for (int c = 0; c < n_cols; c++) {
+        float weight;
+        dtype_to_f32(dtype, tile + ((size_t)c * TILE_ROWS + (size_t)row) * size, 1, &weight);
+        acc = fmaf(weight, x[c], acc);
+    }
+    return acc;
+}
+
+static void part(enum dtype dtype, const struct matmul_part *part)
+{
+    int n_groups = part->n_cols / TILE_GROUP;
+    for (int output = 0; output < part->n_outputs; output++) {
+        const char *tile = part->tiles + (size_t)(output / TILE_ROWS) * part->tile_bytes;
+        int row = output % TILE_ROWS;
+        for (int t = 0; t < part->n_rows; t++) {
+            float acc;
+            if (dtype_block_elements(dtype) == 1)
+                acc = float_dot(dtype, tile, row, part->n_cols, part->x + (size_t)t * (size_t)part->n_cols);
+            else
+                acc = quantized_dot(dtype, tile, tile + part->scales_offset, row, n_groups,
+                                    part->groups + (size_t)t * (size_t)n_groups);
+            matmul_store(&acc, part->bias ? part->bias + output : NULL, 1,
+                         part->out + (size_t)t * part->out_stride + output);
+        }
+    }
+}
+
+const struct matmul_kernels matmul_scalar = {part};

@@ -1,0 +1,124 @@
+#include "kernels/cpu/tile.h"
+
+#include <string.h>
+
+struct tile_format tile_format(enum dtype dtype)
+{
+    static const struct tile_format formats[] = {
+        [DTYPE_F32] = {1024, 0, 1},   [DTYPE_F16] = {512, 0, 1},    [DTYPE_BF16] = {512, 0, 1},
+        [DTYPE_Q4_0] = {128, 16, 1},  [DTYPE_Q4_1] = {128, 32, 1},  [DTYPE_Q5_0] = {160, 16, 1},
+        [DTYPE_Q5_1] = {160, 32, 1},  [DTYPE_Q8_0] = {256, 16, 1},  [DTYPE_Q4_K] = {128, 160, 8},
+        [DTYPE_Q5_K] = {160, 160, 8}, [DTYPE_Q6_K] = {192, 144, 8},
+    };
+    return formats[dtype];
+}
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + TILE_ALIGNMENT - 1) / TILE_ALIGNMENT * TILE_ALIGNMENT;
+}
+
+size_t tile_scales_offset(enum dtype dtype, int n_cols)
+{
+    return round_up((size_t)(n_cols / TILE_GROUP) * (size_t)tile_format(dtype).code_bytes);
+}
+
+size_t tile_bytes(enum dtype dtype, int n_cols)
+{
+    struct tile_format format = tile_format(dtype);
+    size_t n_scales = (size_t)(n_cols / TILE_GROUP / format.groups_per_scale);
+    return tile_scales_offset(dtype, n_cols) + round_up(n_scales * (size_t)format.scale_bytes);
+}
+
+/* Floats: element (row, column) of size `size` to [column][row]. */
+static void pack_floats(const void *const rows[TILE_ROWS], int n_cols, size_t size, char *tile)
+{
+    for (int row = 0; row < TILE_ROWS; row++) {
+        const char *source = rows[row];
+        if (!source) continue;
+        for (size_t c = 0; c < (size_t)n_cols; c++)
+            memcpy(tile + (c * TILE_ROWS + (size_t)row) * size, source + c * size, size);
+    }
+}
+
+/* quads[q][4*row + i]: the codes of a group, one a byte. */
+static void pack_codes(enum dtype dtype, uint8_t quads[TILE_QUADS][32], uint8_t *out)
+{
+    if (dtype == DTYPE_Q8_0) {
+        memcpy(out, quads, 256);
+        return;
+    }
+    for (int pair = 0; pair < 4; pair++)
+        for (int k = 0; k < 32; k++)
+            out[pair * 32 + k] = (uint8_t)((quads[2 * pair][k] & 15) | quads[2 * pair + 1][k] << 4);
+    out += 128;
+    if (dtype == DTYPE_Q5_0 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q5_K) {
+        memset(out, 0, 32);
+        for (int q = 0; q < TILE_QUADS; q++)
+            for (int k = 0; k < 32; k++) out[k] |= (uint8_t)(quads[q][k] >> 4 << q);
+    } else if (dtype == DTYPE_Q6_K) {
+        memset(out, 0, 64);
+        for (int q = 0; q < TILE_QUADS; q++)
+            for (int k = 0; k < 32; k++) out[q / 4 * 32 + k] |= (uint8_t)(quads[q][k] >> 4 << q % 4 * 2);
+    }
+}
+
+static void put_half(char *out, int row, const uint8_t *half)
+{
+    memcpy(out + 2 * row, half, 2);
+}
+
+/* The scales of one row's block into the tile's scales of that block. */
+static void pack_scales(enum dtype dtype, const uint8_t *block, int row, char *out)
+{
+    uint8_t scale[8], minimum[8];
+    switch (dtype) {
+    case DTYPE_Q4_1:
+    case DTYPE_Q5_1:
+        put_half(out, row, block);
+        put_half(out + 16, row, block + 2);
+        break;
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K:
+        put_half(out, row, block);
+        put_half(out + 16, row, block + 2);
+        dtype_k_scales(block + 4, scale, minimum);
+        for (int g = 0; g < 8; g++) {
+            out[32 + g * 16 + row] = (char)scale[g];
+            out[32 + g * 16 + 8 + row] = (char)minimum[g];
+        }
+        break;
+    case DTYPE_Q6_K:
+        put_half(out, row, block + 208);
+        for (int i = 0; i < 16; i++) out[16 + i * 8 + row] = (char)block[192 + i];
+        break;
+    default:
+        put_half(out, row, block);
+    }
+}
+
+void tile_pack(enum dtype dtype, const void *const rows[TILE_ROWS], int n_cols, void *tile)
+{
+    struct tile_format format = tile_format(dtype);
+    size_t block_bytes = dtype_block_bytes(dtype);
+    char *codes = tile, *scales = codes + tile_scales_offset(dtype, n_cols);
+    memset(tile, 0, tile_bytes(dtype, n_cols));
+    if (dtype_block_elements(dtype) == 1) {
+        pack_floats(rows, n_cols, block_bytes, tile);
+        return;
+    }
+    for (int g = 0; g < n_cols / TILE_GROUP; g++) {
+        uint8_t quads[TILE_QUADS][32] = {0};
+        int block_index = g / format.groups_per_scale, group = g % format.groups_per_scale;
+        for (int row = 0; row < TILE_ROWS; row++) {
+            if (!rows[row]) continue;
+            const uint8_t *block = (const uint8_t *)rows[row] + (size_t)block_index * block_bytes;
+            uint8_t row_codes[TILE_GROUP];
+            dtype_group_codes(dtype, block, group, row_codes);
+            for (int q = 0; q < TILE_QUADS; q++) memcpy(&quads[q][4 * row], &row_codes[4 * q], 4);
+            if (group == 0)
+                pack_scales(dtype, block, row, scales + (size_t)block_index * (size_t)format.scale_bytes);
+        }
+        pack_codes(dtype, quads, (uint8_t *)codes + (size_t)g * (size_t)format.code_bytes);
+    }
+}
