@@ -1,0 +1,143 @@
+/* /metrics: its numbers, and promtool's word on its form. */
+#include "config/buf.h"
+#include "server/metrics.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const struct kv_shape shape = {.n_layers = 30, .n_heads = 9, .n_kv_heads = 3, .head_dim = 64};
+
+static void fill(struct metrics *metrics)
+{
+    memset(metrics, 0, sizeof *metrics);
+    metrics->kv_format = "o2";
+    metrics->backend = "cpu (avx2)";
+    atomic_store(&metrics->requests[OUTCOME_OK], 3);
+    atomic_store(&metrics->requests[OUTCOME_REJECTED_BUSY], 2);
+    atomic_store(&metrics->generated_tokens, UINT64_C(12345678901234567));
+    atomic_store(&metrics->running, 2);
+    metrics_observe(&metrics->first_token, 0);
+    metrics_observe(&metrics->first_token, 1000);
+    metrics_observe(&metrics->first_token, 1001);
+    metrics_observe(&metrics->first_token, 3600 * INT64_C(1000000));
+    metrics_observe(&metrics->first_token, -5);
+}
+
+static char *page_of(const struct metrics *metrics, struct buf *buf)
+{
+    buf_init(buf, 1 << 20);
+    metrics_print(metrics, buf);
+    assert_false(buf->failed);
+    return buf->data;
+}
+
+static double value_of(const char *page, const char *sample)
+{
+    char line[256];
+    snprintf(line, sizeof line, "\n%s ", sample);
+    const char *found = strstr(page, line);
+    if (found == NULL) fail_msg("no sample %s", sample);
+    return strtod(found + strlen(line), NULL);
+}
+
+static void test_numbers(void **state)
+{
+    (void)state;
+    static struct metrics metrics;
+    struct buf buf;
+    fill(&metrics);
+    char *page = page_of(&metrics, &buf);
+
+    assert_true(value_of(page, "octavo_requests_total{outcome=\"ok\"}") == 3);
+    assert_true(value_of(page, "octavo_requests_total{outcome=\"rejected_busy\"}") == 2);
+    assert_non_null(strstr(page, "\noctavo_generated_tokens_total 12345678901234567\n"));
+    assert_true(value_of(page, "octavo_sequences_running") == 2);
+    assert_true(value_of(page, "octavo_time_to_first_token_seconds_bucket{le=\"0.0005\"}") == 2);
+    assert_true(value_of(page, "octavo_time_to_first_token_seconds_bucket{le=\"0.001\"}") == 3);
+    assert_true(value_of(page, "octavo_time_to_first_token_seconds_bucket{le=\"0.002\"}") == 4);
+    assert_true(value_of(page, "octavo_time_to_first_token_seconds_bucket{le=\"1000\"}") == 4);
+    assert_true(value_of(page, "octavo_time_to_first_token_seconds_bucket{le=\"+Inf\"}") == 5);
+    assert_true(value_of(page, "octavo_time_to_first_token_seconds_count") == 5);
+    assert_true(value_of(page, "process_resident_memory_bytes") > 1e5);
+    assert_true(value_of(page, "process_open_fds") >= 3);
+    double age = (double)time(NULL) - value_of(page, "process_start_time_seconds");
+    assert_true(age > -60 && age < 86400);
+    for (int i = 1; i < METRICS_BUCKETS; i++) assert_true(metrics_bounds_us[i] > metrics_bounds_us[i - 1]);
+    buf_free(&buf);
+}
+
+static void test_cache_adds_up(void **state)
+{
+    (void)state;
+    static struct metrics metrics;
+    struct metrics_kv kv = {0};
+    struct kv_pool_stats stats = {.budget_bytes = (size_t)1 << 30};
+    size_t used = 0;
+    struct buf buf;
+
+    fill(&metrics);
+    for (int format = 0; format < KV_FORMATS; format++) {
+        struct kv_policy policy = {
+            .shape = shape, .format = (enum kv_format)format, .recent_blocks = 8, .sink_tokens = 4};
+        int counts[KV_KINDS];
+        kv_policy_blocks(&policy, 2000, counts);
+        for (int kind = 0; kind < KV_KINDS; kind++)
+            stats.used_bytes[kind] +=
+                (size_t)counts[kind] * kv_policy_block_bytes(&shape, (enum kv_kind)kind);
+        used += kv_policy_held_bytes(&policy, 2000);
+        metrics_kv_add(&kv, &policy, 2000);
+    }
+    stats.stored_values = 3 * INT64_C(2000) * 30 * 3 * 64 * 2;
+    metrics_set_kv(&metrics, &kv);
+    metrics_set_pool(&metrics, &stats);
+    char *page = page_of(&metrics, &buf);
+    assert_true(value_of(page, "octavo_kv_pool_bytes{kind=\"old\",format=\"f16\"}") == 31 * 1474560);
+    assert_true(value_of(page, "octavo_kv_pool_bytes{kind=\"open\",format=\"f16\"}") == 1474560);
+    assert_true(value_of(page, "octavo_kv_pool_bytes{kind=\"open\",format=\"o2\"}") == 1474560);
+    assert_true(value_of(page, "octavo_kv_pool_bytes{kind=\"recent\",format=\"o2\"}") ==
+                8.0 * (double)kv_policy_block_bytes(&shape, KV_Q4));
+    assert_true(value_of(page, "octavo_kv_pool_bytes{kind=\"free\",format=\"any\"}") ==
+                (double)(stats.budget_bytes - used));
+    double bits = value_of(page, "octavo_kv_bitwidth");
+    assert_true(bits > 8.0 * (double)used / (double)stats.stored_values - 1e-9 && bits < 16.4);
+    buf_free(&buf);
+}
+
+/* https://prometheus.io/docs/prometheus/latest/command-line/promtool/ */
+static void test_promtool(void **state)
+{
+    (void)state;
+    static struct metrics metrics;
+    struct buf buf;
+
+    if (system("promtool --version >/dev/null 2>&1") != 0) {
+        print_message("promtool is not installed: the form of /metrics is NOT checked\n");
+        skip();
+    }
+    fill(&metrics);
+    char *page = page_of(&metrics, &buf);
+    FILE *promtool = popen("promtool check metrics", "w");
+    assert_non_null(promtool);
+    assert_int_equal(fwrite(page, 1, buf.length, promtool), buf.length);
+    assert_int_equal(pclose(promtool), 0);
+    buf_free(&buf);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_cache_adds_up),
+        cmocka_unit_test(test_promtool),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
