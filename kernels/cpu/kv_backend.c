@@ -11,14 +11,14 @@ struct kv_backend {
 
 static const struct kv_kernels *const kv_kernels[CPU_LEVELS] = {
     [CPU_SCALAR] = &kv_kernels_scalar,
-    [CPU_AVX2] = &kv_kernels_scalar,
-    [CPU_AVX512] = &kv_kernels_scalar,
+    [CPU_AVX2] = &kv_kernels_avx2,
+    [CPU_AVX512] = &kv_kernels_avx512,
 };
 
 static const struct attention_kernels *const attention_kernels[CPU_LEVELS] = {
     [CPU_SCALAR] = &attention_kernels_scalar,
-    [CPU_AVX2] = &attention_kernels_scalar,
-    [CPU_AVX512] = &attention_kernels_scalar,
+    [CPU_AVX2] = &attention_kernels_avx2,
+    [CPU_AVX512] = &attention_kernels_avx512,
 };
 
 static void kv_backend_store(struct backend *backend, const struct kv_store_args *args)

@@ -98,7 +98,8 @@ int main(int argc, char **argv)
                                    ? kv_fixture_identity(&shape, n_frames)
                                    : kv_fixture_tables(&shape, n_frames, !strcmp(argv[11], "means"), 7);
     struct kv_fixture fixture;
-    kv_fixture_init(&fixture, &shape, tables, kind_of(argv[7]), atoi(argv[8]), n_tokens, atoi(argv[10]), 1, 1);
+    kv_fixture_init(&fixture, &shape, tables, kind_of(argv[7]), atoi(argv[8]), n_tokens, atoi(argv[10]), 1,
+                    1);
     kv_fixture_fill(&fixture, backend, atoi(argv[12]));
     size_t n = (size_t)shape.n_layers * n_tokens * shape.head_dim;
     record("q", "f4", fixture.q, n * shape.n_heads);
