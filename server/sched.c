@@ -274,7 +274,7 @@ static void plan_step(struct sched *sched, struct sched_seq *first, struct room 
     }
 }
 
-int sched_plan(struct sched *sched, int64_t now_us, struct sched_seq *const **chosen)
+int sched_plan(struct sched *sched, int64_t now_us, int max_prompt_tokens, struct sched_seq *const **chosen)
 {
     struct sched_seq *first = sched->turn;
 
@@ -286,9 +286,10 @@ int sched_plan(struct sched *sched, int64_t now_us, struct sched_seq *const **ch
         assert(sched->waiting.count == 0); /* sched_check let nobody in who cannot run alone */
         return 0;
     }
-    struct room room = {.tokens = sched->config.max_batch_tokens,
-                        .logits = sched->config.max_logits,
-                        .bytes = sched->config.kv_bytes - sched->held};
+    int tokens = sched->config.max_batch_tokens;
+    if (max_prompt_tokens < tokens - sched->running.count) tokens = sched->running.count + max_prompt_tokens;
+    struct room room = {
+        .tokens = tokens, .logits = sched->config.max_logits, .bytes = sched->config.kv_bytes - sched->held};
     if (sched->running.count > room.tokens)
         plan_turns(sched, first, &room);
     else
@@ -380,14 +381,18 @@ size_t sched_held_bytes(const struct sched *sched)
     return sched->held;
 }
 
-int sched_retry_after_s(const struct sched *sched, int n_sequences, int64_t now_us)
+int64_t sched_pace_us(const struct sched *sched, int64_t now_us)
 {
     /* By Little's law the running ones finish at a rate of their number over the time each takes; before the
        first has finished, its age is the least it can take. */
     int64_t service = sched->service_us;
-    int running = sched->running.count > 0 ? sched->running.count : 1;
     if (service == 0 && sched->running.first != NULL) service = now_us - sched->running.first->admitted_us;
-    double seconds = (double)service * 1e-6 * n_sequences / running;
+    return sched->running.count > 0 ? service / sched->running.count : service;
+}
+
+int sched_retry_after_s(int64_t pace_us, int n_sequences)
+{
+    double seconds = (double)pace_us * 1e-6 * n_sequences;
     return seconds < 1 ? 1 : seconds > 600 ? 600 : (int)seconds + 1;
 }
 

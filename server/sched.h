@@ -71,8 +71,9 @@ int sched_fitting(const struct sched *sched, enum kv_format format, int n_tokens
 void sched_add(struct sched *sched, struct sched_seq *seq, int64_t now_us);
 
 /* Admit what can be admitted and choose the step: *chosen lists the sequences with n_step > 0, valid until
-   the next plan. Returns how many; 0 only when nothing runs or waits. */
-int sched_plan(struct sched *sched, int64_t now_us, struct sched_seq *const **chosen);
+   the next plan. Returns how many; 0 only when nothing runs or waits. max_prompt_tokens (at least 1): the
+   most tokens beside one for each running sequence; it keeps steps short on slow machines. */
+int sched_plan(struct sched *sched, int64_t now_us, int max_prompt_tokens, struct sched_seq *const **chosen);
 /* True when the step computes the last known token of a sequence that generates: it will have a new token. */
 bool sched_samples(const struct sched_seq *seq);
 /* Rows of logits it needs in this step. */
@@ -97,9 +98,10 @@ int sched_running_count(const struct sched *sched);
 size_t sched_reserved_bytes(const struct sched *sched);
 size_t sched_held_bytes(const struct sched *sched);
 
-/* Seconds (1 to 600) in which one more sequence finishes, by the time the last ones took; times n_sequences.
- */
-int sched_retry_after_s(const struct sched *sched, int n_sequences, int64_t now_us);
+/* Microseconds between two sequences finishing, by the time the last ones took. */
+int64_t sched_pace_us(const struct sched *sched, int64_t now_us);
+/* When to come back, 1 to 600 seconds, if n_sequences must finish first. */
+int sched_retry_after_s(int64_t pace_us, int n_sequences);
 
 /* Walk everything and assert that lists, counts and bytes agree. */
 void sched_verify(const struct sched *sched);

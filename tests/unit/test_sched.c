@@ -140,7 +140,7 @@ static void step(struct simulator *sim)
     struct sched_seq *const *chosen;
     struct sched_seq *sampled[256];
     int n_sampled = 0;
-    int n = sched_plan(sim->sched, sim->now_us, &chosen);
+    int n = sched_plan(sim->sched, sim->now_us, 1 + (int)draw(sim, 600), &chosen);
 
     check_step(sim, chosen, n);
     for (int i = 0; i < n; i++) {
@@ -260,12 +260,12 @@ static void test_prefill_does_not_delay_decode(void **state)
         decoders[i] = (struct sched_seq){.format = KV_FORMAT_O2, .n_prompt = 1, .max_tokens = 1000};
         sched_add(sched, &decoders[i], 0);
     }
-    assert_int_equal(sched_plan(sched, 0, &chosen), 3);
+    assert_int_equal(sched_plan(sched, 0, 512, &chosen), 3);
     sched_advance(sched);
     for (int i = 0; i < 3; i++) sched_token(&decoders[i]);
     sched_add(sched, &prompt, 0);
     for (int left = 4000; left > 0; left -= 61) {
-        assert_int_equal(sched_plan(sched, 0, &chosen), 4);
+        assert_int_equal(sched_plan(sched, 0, 512, &chosen), 4);
         for (int i = 0; i < 3; i++) assert_true(decoders[i].n_step == 1 && sched_samples(&decoders[i]));
         assert_int_equal(prompt.n_step, left < 61 ? left : 61);
         assert_int_equal(sched_samples(&prompt), left <= 61);
@@ -292,17 +292,17 @@ static void test_admission_is_in_order(void **state)
     sched_add(sched, &a, 0);
     sched_add(sched, &b, 0);
     sched_add(sched, &c, 0);
-    assert_int_equal(sched_plan(sched, 0, &chosen), 1);
+    assert_int_equal(sched_plan(sched, 0, 512, &chosen), 1);
     assert_ptr_equal(sched_running(sched), &a);
     assert_int_equal(sched_waiting_count(sched), 2);
     sched_advance(sched);
     sched_finish(sched, &a, 2000000);
-    assert_int_equal(sched_plan(sched, 2000000, &chosen), 2);
+    assert_int_equal(sched_plan(sched, 2000000, 512, &chosen), 2);
     assert_int_equal(b.state, SCHED_RUNNING);
     assert_int_equal(c.state, SCHED_RUNNING);
     /* a took two seconds, two run: one finishes each second. */
-    assert_int_equal(sched_retry_after_s(sched, 10, 2000000), 11);
-    assert_int_equal(sched_retry_after_s(sched, 100000, 2000000), 600);
+    assert_int_equal(sched_retry_after_s(sched_pace_us(sched, 2000000), 10), 11);
+    assert_int_equal(sched_retry_after_s(1000000, 100000), 600);
     sched_skip(&b);
     sched_skip(&c);
     sched_advance(sched);
@@ -323,7 +323,7 @@ static void test_scored_prompts_keep_to_the_logits(void **state)
 
     sched_add(sched, &seq, 0);
     while (seq.n_cached < 100) {
-        assert_int_equal(sched_plan(sched, 0, &chosen), 1);
+        assert_int_equal(sched_plan(sched, 0, 512, &chosen), 1);
         assert_true(sched_logits(&seq) <= 40);
         rows += sched_logits(&seq);
         sched_advance(sched);
