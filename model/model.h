@@ -26,6 +26,9 @@ struct model_config {
     int64_t n_params;
 };
 
+/* The arch's keys, checked: what comes out is safe to multiply in size_t. Every error names the key. */
+enum err model_config_read(const struct gguf *gguf, struct model_config *out, struct err_info *info);
+
 /* gguf stays the caller's and must outlive the model. max_rows: the most tokens of one forward pass;
    max_logits: the most rows whose logits are asked for at once. Progress goes to the log. */
 enum err model_load(const struct gguf *gguf, struct backend *backend, int max_rows, int max_logits,

@@ -40,8 +40,6 @@ struct model {
     int max_rows, max_logits;
 };
 
-/* The arch's keys, checked: what comes out is safe to multiply in size_t. Every error names the key. */
-enum err model_config_read(const struct gguf *gguf, struct model_config *out, struct err_info *info);
 /* RoPE frequencies from rope.freq_base, the linear scaling keys and rope_freqs.weight: inv_freq [head_dim/2].
  */
 enum err model_rope_read(const struct gguf *gguf, const struct model_config *config, double *inv_freq,

@@ -3,6 +3,7 @@
 #include "config/options.h"
 #include "config/version.h"
 #include "kernels/cpu_features.h"
+#include "server/bench.h"
 #include "server/inspect.h"
 #include "server/serve.h"
 
@@ -27,6 +28,7 @@ static const struct command {
 } commands[] = {
     {"serve", serve_main, "serve a model over HTTP with the OpenAI API"},
     {"inspect", inspect_main, "list the keys and tensors of a GGUF file"},
+    {"bench", bench_main, "measure a server: latency, throughput, sequences at once"},
     {"version", version_main, "print the version, the compiler and the processor's features"},
     {"help", help_main, "print this"},
     {"--version", version_main, NULL},

@@ -1,0 +1,15 @@
+#ifndef SERVER_BENCH_CLOCK_H
+#define SERVER_BENCH_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+/* Monotonic microseconds. */
+static inline int64_t bench_clock_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+#endif
