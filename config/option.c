@@ -155,6 +155,23 @@ static bool stop_flag_read(struct option_run *run, int argc, char **argv, int fi
 
 /* The environment. */
 
+static enum err stranger_add(struct option_run *run, const char *name)
+{
+    struct option_stranger *stranger = arena_alloc(run->state->arena, 1, sizeof *stranger);
+    if (!stranger) return option_memory(run);
+    stranger->name = arena_copy(run->state->arena, name, strlen(name));
+    if (!stranger->name) return option_memory(run);
+    stranger->next = run->state->strangers;
+    run->state->strangers = stranger;
+    return ERR_OK;
+}
+
+void option_warn(const struct option_state *state)
+{
+    for (const struct option_stranger *stranger = state->strangers; stranger; stranger = stranger->next)
+        log_warn("config", "environment variable %s is no option of octavo", stranger->name);
+}
+
 static enum err variable_read(struct option_run *run, const char *variable)
 {
     const char *prefix = run->table->env_prefix;
@@ -170,8 +187,7 @@ static enum err variable_read(struct option_run *run, const char *variable)
     size_t index = option_find(run->table, name, length, false);
     if (index == run->table->n_options || run->table->options[index].command_line) {
         /* Not an error: others may use the prefix (Kubernetes does, for a service of this name). */
-        log_warn("config", "environment variable %s is no option of octavo", written);
-        return ERR_OK;
+        return stranger_add(run, written);
     }
     return option_set(run, index, ORIGIN_ENVIRONMENT, written, equals + 1);
 }

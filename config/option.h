@@ -70,6 +70,10 @@ enum err option_parse(const struct option_table *table, int argc, char **argv, i
                       struct err_info *info);
 void option_state_free(struct option_state *state); /* NULL-safe */
 
+/* Logs the environment variables that have the prefix and are no option; apart from option_parse because how
+   to log is itself an option. */
+void option_warn(const struct option_state *state);
+
 /* Where the value of the option of this name came from. */
 enum option_origin option_origin(const struct option_table *table, const struct option_state *state,
                                  const char *name);

@@ -13,10 +13,17 @@ struct option_field {
     const char *written; /* how the user named it: "--max-model-len", "OCTAVO_PORT", "octavo.ini:3: port" */
 };
 
+/* A variable with the prefix that is no option. */
+struct option_stranger {
+    struct option_stranger *next;
+    char *name;
+};
+
 struct option_state {
     struct arena *arena;
-    const char *file;            /* path of the config file, NULL when there was none */
-    struct option_field *fields; /* [n_options]; only owners' entries are used */
+    const char *file;                  /* path of the config file, NULL when there was none */
+    struct option_field *fields;       /* [n_options]; only owners' entries are used */
+    struct option_stranger *strangers; /* newest first */
 };
 
 /* One run of the parser. */

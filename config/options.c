@@ -269,6 +269,11 @@ void options_free(struct options *options)
     options->state = NULL;
 }
 
+void options_warn(const struct options *options)
+{
+    option_warn(options->state);
+}
+
 void options_help(FILE *out)
 {
     option_help(&options_table, out);

@@ -53,6 +53,8 @@ struct options {
 enum err options_parse(int argc, char **argv, int first, char **environment, struct options *options,
                        struct err_info *info);
 void options_free(struct options *options);
+/* Logs environment variables that look like options and are none. After log_configure. */
+void options_warn(const struct options *options);
 
 /* --help: aligned, grouped, with defaults and environment names. */
 void options_help(FILE *out);

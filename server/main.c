@@ -87,6 +87,7 @@ static enum err serve_start(const struct options *options, struct err_info *info
         return err_set_param(info, ERR_USAGE, "model",
                              "no model is named: octavo serve MODEL, --model or OCTAVO_MODEL");
     log_configure(options_log_level(options), strcmp(options->log_format, "json") == 0);
+    options_warn(options);
     return serve_run(options, info);
 }
 
