@@ -5,13 +5,8 @@
 
 static const char *error_type(int status)
 {
-    switch (status) {
-    case 401: return "authentication_error";
-    case 404: return "not_found_error";
-    case 429: return "rate_limit_error";
-    case 503: return "service_unavailable_error";
-    default: return status >= 500 ? "server_error" : "invalid_request_error";
-    }
+    if (status >= 500) return "server_error";
+    return status == 429 ? "rate_limit_error" : "invalid_request_error";
 }
 
 static void print_field(struct buf *out, const char *name, const char *value)

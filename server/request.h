@@ -64,8 +64,8 @@ struct request {
     char id[48]; /* "cmpl-..." */
     _Atomic int references;
     _Atomic bool cancelled; /* set by engine_cancel; the engine drops it at its next step */
-    _Atomic bool satisfied; /* set by the courier before engine_cancel when the reply is complete (stop strings):
-                               the engine counts OUTCOME_OK, not OUTCOME_CANCELLED */
+    _Atomic bool satisfied; /* set by the courier before engine_cancel when the reply is complete (stop
+                               strings): the engine counts OUTCOME_OK, not OUTCOME_CANCELLED */
     int n_choices;
     struct choice *choices;
     int max_tokens; /* per choice; 0 is allowed: prompt scoring only */
