@@ -63,6 +63,9 @@ static void path_print(const struct scan *s, char *out, size_t size)
         }
         used += (size_t)(length > 0 ? length : 0);
     }
+    /* Keys are the client's: none may break a line of the log. */
+    for (char *at = out; *at; at++)
+        if ((unsigned char)*at < 0x20 || *at == 0x7F) *at = '?';
 }
 
 __attribute__((format(printf, 4, 5))) static enum err scan_fail(struct scan *s, enum err code, size_t at,

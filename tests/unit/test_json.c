@@ -142,6 +142,7 @@ static void refusals_say_what_and_where(void **state)
         {"{\"messages\":[{\"role\":\"u\",\"content\":\"\\ud800\"}]}", "lone surrogate",
          "messages[0].content"},
         {"{\"a\":{\"b\":1,\"c\":2},\"d\":tru}", "found 't'", "d"},
+        {"{\"a\\nb\":x}", "found 'x'", "a?b"},
         {"/* */ 1", "expected a value, found '/' at byte 0", ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
