@@ -1,0 +1,62 @@
+#ifndef SUPPORT_RIG_H
+#define SUPPORT_RIG_H
+
+#include "cache/policy.h"
+#include "cache/sequence.h"
+#include "model/model.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * A model with everything it needs to run, for tests: file, workers, backend, pool, staging, tables. What the
+ * engine does around model_forward, without scheduler and threads. Aborts, with the message on stderr, when
+ * something cannot be made.
+ */
+struct rig {
+    struct gguf *gguf;
+    struct workers *workers;
+    struct backend *backend;
+    struct model *model;
+    struct kv_policy policy;
+    struct kv_pool *pool;
+    struct kv_staging *staging;
+    struct kv_tables *tables; /* NULL for format f16 */
+    int max_rows, max_tokens;
+    struct attention_span *spans; /* [max_rows] */
+    int32_t *tokens;              /* [max_rows] of the batch */
+    int32_t *logit_rows;          /* [max_rows] */
+};
+
+struct rig_setup {
+    const char *path;  /* of the GGUF file; or */
+    const void *bytes; /* its content, which stays the caller's and outlives the rig */
+    size_t length;
+    const char *level; /* of the kernels: "auto", "scalar", ... */
+    int threads;
+    enum kv_format format;
+    int recent_blocks, sink_tokens;
+    int max_rows;      /* of a step */
+    int max_logits;    /* rows whose logits one step can give; 0: max_rows */
+    int max_tokens;    /* of a sequence */
+    int max_sequences; /* that the pool has room for */
+};
+
+struct rig *rig_create(const struct rig_setup *setup);
+void rig_free(struct rig *rig);
+
+struct kv_sequence *rig_sequence(struct rig *rig);
+
+/* n more tokens of one sequence. */
+struct rig_part {
+    struct kv_sequence *seq;
+    const int32_t *tokens;
+    int n;
+    bool last_only; /* logits of the last token only; otherwise of all */
+};
+
+/* One step over all parts: runs the model and returns logits, [rows asked for][n_vocab], in the parts' order;
+   valid until the next step. */
+const float *rig_step(struct rig *rig, const struct rig_part *parts, int n_parts);
+
+#endif
