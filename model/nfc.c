@@ -4,6 +4,9 @@
  * canonical order and composed. utf8proc's own canonical ordering is an insertion sort, quadratic in a run of
  * combining marks; a hostile megabyte of them would hold a thread for hours, so long runs are ordered here by
  * counting.
+ *
+ * What models were trained on came out of Hugging Face's normalizer, whose tables are those of Unicode 9. So
+ * combining marks and compositions that are newer are left alone, as it leaves them: inert below.
  */
 #include "model/nfc.h"
 
@@ -20,6 +23,33 @@ enum {
     LONGEST_DECOMPOSITION = 18, /* in code points, with room to spare (4 canonical) */
     INSERTION_LIMIT = 32,
 };
+
+/* Code points with a combining class or a canonical composition that Unicode 9 did not have. In order. */
+static const struct {
+    int32_t first, last;
+} inert[] = {
+    {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},     {0xC3C, 0xC3C},
+    {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},
+    {0xA82C, 0xA82C},   {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50},
+    {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
+    {0x11930, 0x11930}, {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193D, 0x1193E}, {0x11943, 0x11943},
+    {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99}, {0x11D42, 0x11D42},
+    {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F},
+    {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF},
+};
+
+static bool is_inert(int32_t point)
+{
+    size_t low = 0, high = sizeof inert / sizeof inert[0];
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (point > inert[middle].last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < sizeof inert / sizeof inert[0] && point >= inert[low].first;
+}
 
 void nfc_init(struct nfc *nfc)
 {
@@ -117,17 +147,10 @@ static bool points_order(int32_t *points, size_t n)
     return true;
 }
 
-/* Normalize one stretch onto the end of text. */
-static bool stretch_compose(struct nfc *nfc, const char *text, size_t length)
+/* Order and compose the points gathered, onto the end of text. */
+static bool points_flush(struct nfc *nfc)
 {
-    nfc->n_points = 0;
-    for (size_t at = 0; at < length;) {
-        utf8proc_int32_t point = 0;
-        utf8proc_ssize_t size =
-            utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(length - at), &point);
-        if (size <= 0 || !points_append(nfc, point)) return false;
-        at += (size_t)size;
-    }
+    if (nfc->n_points == 0) return true;
     if (!points_order(nfc->points, nfc->n_points)) return false;
     utf8proc_ssize_t n = utf8proc_normalize_utf32(nfc->points, (utf8proc_ssize_t)nfc->n_points, options);
     for (utf8proc_ssize_t i = 0; i < n; i++) {
@@ -135,12 +158,31 @@ static bool stretch_compose(struct nfc *nfc, const char *text, size_t length)
         utf8proc_ssize_t size = utf8proc_encode_char(nfc->points[i], bytes);
         if (!text_append(nfc, (const char *)bytes, (size_t)size)) return false;
     }
+    nfc->n_points = 0;
     return n >= 0;
+}
+
+/* Normalize one stretch onto the end of text. */
+static bool stretch_compose(struct nfc *nfc, const char *text, size_t length)
+{
+    for (size_t at = 0; at < length;) {
+        utf8proc_int32_t point = 0;
+        utf8proc_ssize_t size =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(length - at), &point);
+        if (size <= 0) return false;
+        if (is_inert(point)) {
+            if (!points_flush(nfc) || !text_append(nfc, text + at, (size_t)size)) return false;
+        } else if (!points_append(nfc, point)) {
+            return false;
+        }
+        at += (size_t)size;
+    }
+    return points_flush(nfc);
 }
 
 bool nfc_compose(struct nfc *nfc, const char *text, size_t length)
 {
-    nfc->length = 0;
+    nfc->length = nfc->n_points = 0;
     size_t done = 0;
     while (done < length) {
         size_t begin = done;

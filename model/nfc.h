@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /*
- * Unicode normalization form C (utf8proc's tables), in time linear in the text whatever it holds. Scratch is
- * kept between calls; one owner at a time.
+ * Unicode normalization form C as of Unicode 9, like Hugging Face's tokenizers, in time linear in the text
+ * whatever it holds. Scratch is kept between calls; one owner at a time.
  */
 struct nfc {
     char *text; /* the result of the last call */

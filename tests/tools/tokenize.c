@@ -1,8 +1,9 @@
 /*
- * tokenize MODEL.gguf [--special] [--bos] [--decode]: ids of the text on stdin, one a line. Several texts are
- * separated by NUL bytes on stdin and by empty lines on stdout. --special: control tokens are parsed.
- * --decode: ids on stdin, one a line, text on stdout (special tokens shown). --time: encodes the whole of
- * stdin ten times and prints the milliseconds of each on stderr.
+ * tokenize MODEL.gguf [--special] [--bos] [--many] [--decode] [--time]: ids of the text on stdin, one a line.
+ * --special: control tokens are parsed. --bos: BOS as the model wants it. --many: several texts, separated by
+ * NUL bytes on stdin and by empty lines on stdout. --decode: ids on stdin, text on stdout (special tokens
+ * shown).
+ * --time: encodes the whole of stdin ten times first and prints the milliseconds of each on stderr.
  */
 #include "config/buf.h"
 #include "model/gguf.h"
@@ -16,7 +17,7 @@
 
 struct arguments {
     const char *model;
-    bool special, bos, decode, time;
+    bool special, bos, many, decode, time;
 };
 
 static bool arguments_parse(int argc, char **argv, struct arguments *out)
@@ -26,6 +27,8 @@ static bool arguments_parse(int argc, char **argv, struct arguments *out)
             out->special = true;
         else if (strcmp(argv[i], "--bos") == 0)
             out->bos = true;
+        else if (strcmp(argv[i], "--many") == 0)
+            out->many = true;
         else if (strcmp(argv[i], "--decode") == 0)
             out->decode = true;
         else if (strcmp(argv[i], "--time") == 0)
@@ -67,7 +70,7 @@ static int input_encode(const struct tokenizer *tokenizer, const struct argument
     size_t at = 0;
     for (;;) {
         const char *text = in->length > at ? in->data + at : "";
-        const char *end = memchr(text, 0, in->length - at);
+        const char *end = arguments->many ? memchr(text, 0, in->length - at) : NULL;
         size_t length = end ? (size_t)(end - text) : in->length - at;
         if (text_print(tokenizer, arguments, text, length) != 0) return 1;
         if (!end) return 0;
@@ -114,7 +117,8 @@ int main(int argc, char **argv)
 {
     struct arguments arguments = {0};
     if (!arguments_parse(argc, argv, &arguments)) {
-        fprintf(stderr, "usage: tokenize MODEL.gguf [--special] [--bos] [--decode] [--time] < text\n");
+        fprintf(stderr,
+                "usage: tokenize MODEL.gguf [--special] [--bos] [--many] [--decode] [--time] < text\n");
         return 2;
     }
     struct err_info info;
