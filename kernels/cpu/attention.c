@@ -266,6 +266,18 @@ static void coded_step(struct attention_unit *unit, int block)
     kernels->values_coded(tile, codes + code_bytes, reading);
 }
 
+/* Pages of one head lie far apart, each too short for the processor to see a stream in: ask for the next one
+   while working on this one. */
+static void page_prefetch(const struct attention_unit *unit, int block)
+{
+    const struct kv_block_ref *ref = &unit->rows.span->blocks[block];
+    int n = unit->scratch->tile.head_dim, is_half = unit->rows.span->all_f16 || block == unit->own;
+    const char *page = is_half ? (const char *)half_page(unit, block)
+                               : ref->coded + page_index(unit) * kv_page_bytes(ref->coded_kind, n);
+    size_t bytes = kv_page_bytes(is_half ? KV_F16 : ref->coded_kind, n);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(page + i);
+}
+
 static void segment_run(struct attention_unit *unit, int segment)
 {
     const struct attention_span *span = unit->rows.span;
@@ -277,6 +289,7 @@ static void segment_run(struct attention_unit *unit, int segment)
         for (int block = first; block < coded_end; block++)
             if (span->blocks[block].sink_mask) sinks_step(unit, block);
     for (int block = first; block < coded_end; block++) {
+        page_prefetch(unit, block + 1);
         if (span->all_f16) {
             const uint16_t *keys = half_page(unit, block);
             half_step(unit, keys, keys + TOKENS * unit->scratch->tile.head_dim, TOKENS);

@@ -1,7 +1,23 @@
-/* 16-bit sums of pairs of products, widened before they could overflow. */
-#define DOT_STEP(sum, u, s) _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, s))
-#define DOT_SUM(sum)        _mm256_madd_epi16(sum, _mm256_set1_epi16(1))
-#define DOT_QUADS(largest)  (32767 / (2 * (largest)))
+#include <immintrin.h>
+
+/* 16-bit sums of pairs of products, widened before they could overflow. The empty assembly keeps the compiler
+   from adding up the steps of a whole group first, for which it runs out of registers. */
+static inline __m256i dot_step(__m256i sum, __m256i u, __m256i s)
+{
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, s));
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
+static inline __m256i dot_sum(__m256i sum)
+{
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+}
+
+static inline int dot_quads(int largest)
+{
+    return 32767 / (2 * largest);
+}
 
 #include "kernels/cpu/attention_simd.h"
 

@@ -1,7 +1,21 @@
+#include <immintrin.h>
+
 /* VNNI on 256-bit vectors: the products of a quad go into 32-bit sums at once. */
-#define DOT_STEP(sum, u, s) _mm256_dpbusd_epi32(sum, u, s)
-#define DOT_SUM(sum)        (sum)
-#define DOT_QUADS(largest)  ((void)(largest), 1 << 20)
+static inline __m256i dot_step(__m256i sum, __m256i u, __m256i s)
+{
+    return _mm256_dpbusd_epi32(sum, u, s);
+}
+
+static inline __m256i dot_sum(__m256i sum)
+{
+    return sum;
+}
+
+static inline int dot_quads(int largest)
+{
+    (void)largest;
+    return 1 << 20;
+}
 
 #include "kernels/cpu/attention_simd.h"
 

@@ -2,10 +2,11 @@
  * The attention kernels in 256-bit vectors, included by attention_avx2.c and attention_avx512.c after they
  * have defined what differs, the integer dot product:
  *
- *   DOT_STEP(sum, u, s)   add to each 32-bit group of `sum` the products of its 4 unsigned and 4 signed
- * bytes, in the form that DOT_SUM turns into eight int32 DOT_SUM(sum) DOT_QUADS(largest)    how many steps
- * `sum` takes before it could overflow, when no product of an unsigned and a signed byte is larger than
- * `largest`
+ *   dot_step(sum, u, s)   adds to each 32-bit group of `sum` the products of its 4 unsigned and 4 signed
+ *                         bytes, in the form that dot_sum turns into eight int32
+ *   dot_sum(sum)
+ *   dot_quads(largest)    how many steps `sum` takes before it could overflow, when no product of an unsigned
+ *                         and a signed byte is larger than `largest`
  *
  * Where a kernel runs over rows, it takes a few at once: the keys, values or codes are expanded in registers
  * and used for all of them. Such functions are inlined with constant counts, so that the loops over rows and
@@ -161,11 +162,20 @@ INLINE void half_product(const float *factors, int factor_stride, const uint16_t
         for (int v = 0; v < n_vectors; v++)
             sums[r][v] = is_fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(out + r * out_stride + v * LANES);
     for (int i = 0; i < n; i++, half += half_stride) {
-        __m256 factor[6];
-        for (int r = 0; r < n_rows; r++) factor[r] = _mm256_broadcast_ss(factors + r * factor_stride + i);
-        for (int v = 0; v < n_vectors; v++) {
-            __m256 x = load_half(half + v * LANES);
-            for (int r = 0; r < n_rows; r++) sums[r][v] = _mm256_fmadd_ps(factor[r], x, sums[r][v]);
+        /* Keep in registers whichever is less, the vectors or the factors. */
+        __m256 x[4], factor[6];
+        if (n_vectors < n_rows) {
+            for (int v = 0; v < n_vectors; v++) x[v] = load_half(half + v * LANES);
+            for (int r = 0; r < n_rows; r++) {
+                factor[r] = _mm256_broadcast_ss(factors + r * factor_stride + i);
+                for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm256_fmadd_ps(factor[r], x[v], sums[r][v]);
+            }
+        } else {
+            for (int r = 0; r < n_rows; r++) factor[r] = _mm256_broadcast_ss(factors + r * factor_stride + i);
+            for (int v = 0; v < n_vectors; v++) {
+                x[v] = load_half(half + v * LANES);
+                for (int r = 0; r < n_rows; r++) sums[r][v] = _mm256_fmadd_ps(factor[r], x[v], sums[r][v]);
+            }
         }
     }
     for (int r = 0; r < n_rows; r++)
@@ -238,31 +248,31 @@ INLINE __m256i code_expand(__m256i packed, enum code_reading reading, int part)
     return _mm256_shuffle_epi8(nested, code);
 }
 
+/* The codes of a page times a few byte vectors, one byte per column: int8 queries (is_signed) or u8 weights.
+   isums[vector][row]: exact. */
 struct code_product {
-    const uint8_t *codes;   /* of the first row tile */
-    int n_quads;            /* columns / 4 */
-    const uint8_t *vectors; /* [n][vector_stride] bytes, one per column: int8 queries or u8 weights */
+    const uint8_t *codes;
+    int n_rows, n_quads; /* of the codes: a multiple of 16; columns / 4, a multiple of 4 */
+    const uint8_t *vectors;
     int vector_stride;
+    int32_t *isums; /* [n_vectors][n_rows] */
 };
 
-/* sums[vector][tile]: the codes' row tiles times the vectors. is_signed: the vectors are, else unsigned. */
 INLINE void code_tiles(const struct code_product *product, enum code_reading reading, int is_signed,
-                       int n_vectors, int n_tiles, __m256i sums[6][2])
+                       int n_vectors, int n_tiles, int row)
 {
     int parts = reading == CODES_2 ? 4 : 2, largest = (reading == CODES_4 ? 15 : 3) * (is_signed ? 127 : 255);
-    int most = DOT_QUADS(largest) / 4 * 4, tile_bytes = product->n_quads / parts * 32;
-    for (int r = 0; r < n_vectors; r++)
-        for (int t = 0; t < n_tiles; t++) sums[r][t] = _mm256_setzero_si256();
+    int most = dot_quads(largest) / 4 * 4, tile_bytes = product->n_quads / parts * 32;
+    const uint8_t *codes = product->codes + row / 8 * tile_bytes;
     for (int first = 0; first < product->n_quads; first += most) {
         int end = first + most < product->n_quads ? first + most : product->n_quads;
-        __m256i partial[6][2];
+        __m256i sums[6][2];
         for (int r = 0; r < n_vectors; r++)
-            for (int t = 0; t < n_tiles; t++) partial[r][t] = _mm256_setzero_si256();
+            for (int t = 0; t < n_tiles; t++) sums[r][t] = _mm256_setzero_si256();
         for (int quad = first; quad < end; quad += parts) {
             __m256i packed[2];
             for (int t = 0; t < n_tiles; t++)
-                packed[t] = _mm256_loadu_si256(
-                    (const __m256i *)(product->codes + t * tile_bytes + quad / parts * 32));
+                packed[t] = _mm256_loadu_si256((const __m256i *)(codes + t * tile_bytes + quad / parts * 32));
             for (int part = 0; part < parts; part++) {
                 __m256i code[2];
                 for (int t = 0; t < n_tiles; t++) code[t] = code_expand(packed[t], reading, part);
@@ -272,145 +282,142 @@ INLINE void code_tiles(const struct code_product *product, enum code_reading rea
                            sizeof word);
                     __m256i vector = _mm256_set1_epi32(word);
                     for (int t = 0; t < n_tiles; t++)
-                        partial[r][t] = is_signed ? DOT_STEP(partial[r][t], code[t], vector)
-                                                  : DOT_STEP(partial[r][t], vector, code[t]);
+                        sums[r][t] = is_signed ? dot_step(sums[r][t], code[t], vector)
+                                               : dot_step(sums[r][t], vector, code[t]);
                 }
             }
         }
-        for (int r = 0; r < n_vectors; r++)
-            for (int t = 0; t < n_tiles; t++)
-                sums[r][t] = _mm256_add_epi32(sums[r][t], DOT_SUM(partial[r][t]));
-    }
-}
-
-/* 2 isum - (2^b - 1) sum of the vector, as float. */
-INLINE __m256 level_sums(__m256i isum, enum code_reading reading, int32_t vector_sum)
-{
-    int32_t offset = (reading == CODES_4 ? 15 : 3) * vector_sum;
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_slli_epi32(isum, 1), _mm256_set1_epi32(offset)));
-}
-
-INLINE void scores_coded_rows(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading,
-                              const float *scales, const float *mean_scores, int first_row, int n_rows,
-                              int n_tiles)
-{
-    int n = tile->head_dim, row_bytes = n / (reading == CODES_2 ? 4 : 2);
-    for (int t = 0; t < TOKENS; t += n_tiles * LANES) {
-        struct code_product product = {codes + t * row_bytes, n / 4,
-                                       (const uint8_t *)tile->q8 + first_row * n, n};
-        __m256i sums[6][2];
-        code_tiles(&product, reading, 1, n_rows, n_tiles, sums);
-        for (int r = 0; r < n_rows; r++) {
-            int row = first_row + r;
-            for (int v = 0; v < n_tiles; v++) {
-                int at = t + v * LANES;
-                __m256 level_sum = level_sums(sums[r][v], reading, tile->q8_sum[row]);
-                __m256 factor =
-                    _mm256_mul_ps(_mm256_loadu_ps(scales + at), _mm256_set1_ps(tile->q8_scale[row]));
-                __m256 score = mean_scores ? _mm256_fmadd_ps(level_sum, factor,
-                                                             _mm256_loadu_ps(mean_scores + row * TOKENS + at))
-                                           : _mm256_mul_ps(level_sum, factor);
-                _mm256_storeu_ps(tile->scores + row * TOKENS + at, score);
+        for (int r = 0; r < n_vectors; r++) {
+            for (int t = 0; t < n_tiles; t++) {
+                __m256i *out = (__m256i *)(product->isums + r * product->n_rows + row + t * LANES);
+                __m256i sum = dot_sum(sums[r][t]);
+                _mm256_storeu_si256(out, first ? _mm256_add_epi32(_mm256_loadu_si256(out), sum) : sum);
             }
         }
     }
 }
 
-INLINE void values_coded_rows(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading,
-                              int first_row, int n_rows, int n_tiles)
+/* Up to four vectors go with two tiles at once, five or six with one: what the registers hold. */
+INLINE void code_rows(const struct code_product *product, enum code_reading reading, int is_signed,
+                      int n_vectors)
 {
-    int n = tile->head_dim, row_bytes = TOKENS / (reading == CODES_2 ? 4 : 2);
-    for (int i = 0; i < n; i += n_tiles * LANES) {
-        struct code_product product = {codes + i * row_bytes, TOKENS / 4, tile->w8 + first_row * TOKENS,
-                                       TOKENS};
-        __m256i sums[6][2];
-        code_tiles(&product, reading, 0, n_rows, n_tiles, sums);
-        for (int r = 0; r < n_rows; r++) {
-            int row = first_row + r;
-            for (int v = 0; v < n_tiles; v++) {
-                float *out = tile->out_coded + row * n + i + v * LANES;
-                __m256 level_sum = level_sums(sums[r][v], reading, tile->w8_sum[row]);
-                _mm256_storeu_ps(out, _mm256_fmadd_ps(level_sum, _mm256_set1_ps(tile->w8_scale[row]),
-                                                      _mm256_loadu_ps(out)));
-            }
+    for (int row = 0; row < product->n_rows; row += 2 * LANES) {
+        if (n_vectors <= 4) {
+            code_tiles(product, reading, is_signed, n_vectors, 2, row);
+        } else {
+            code_tiles(product, reading, is_signed, n_vectors, 1, row);
+            code_tiles(product, reading, is_signed, n_vectors, 1, row + LANES);
         }
     }
 }
 
-/* Up to four rows go with two tiles at once, five or six with one: what the registers hold. */
-#define ROW_CASES(call)                                                                                      \
-    switch (taken) {                                                                                         \
-    case 1:                                                                                                  \
-        call(1, 2);                                                                                          \
-        break;                                                                                               \
-    case 2:                                                                                                  \
-        call(2, 2);                                                                                          \
-        break;                                                                                               \
-    case 3:                                                                                                  \
-        call(3, 2);                                                                                          \
-        break;                                                                                               \
-    case 4:                                                                                                  \
-        call(4, 2);                                                                                          \
-        break;                                                                                               \
-    case 5:                                                                                                  \
-        call(5, 1);                                                                                          \
-        break;                                                                                               \
-    case 6:                                                                                                  \
-        call(6, 1);                                                                                          \
-        break;                                                                                               \
-    }
-
-INLINE void scores_coded_all(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading,
-                             const float *scales, const float *mean_scores)
+INLINE void code_vectors(const struct code_product *product, enum code_reading reading, int is_signed,
+                         int n_vectors)
 {
-    for (int row = 0, taken; row < tile->n_rows; row += taken) {
-        taken = rows_at_once(tile->n_rows - row);
-#define CALL(rows, tiles) scores_coded_rows(tile, codes, reading, scales, mean_scores, row, rows, tiles)
-        ROW_CASES(CALL)
-#undef CALL
+    switch (n_vectors) {
+    case 1:
+        code_rows(product, reading, is_signed, 1);
+        break;
+    case 2:
+        code_rows(product, reading, is_signed, 2);
+        break;
+    case 3:
+        code_rows(product, reading, is_signed, 3);
+        break;
+    case 4:
+        code_rows(product, reading, is_signed, 4);
+        break;
+    case 5:
+        code_rows(product, reading, is_signed, 5);
+        break;
+    case 6:
+        code_rows(product, reading, is_signed, 6);
+        break;
     }
+}
+
+INLINE void code_multiply(const struct code_product *product, enum code_reading reading, int is_signed,
+                          int n_vectors)
+{
+    switch (reading) {
+    case CODES_4:
+        code_vectors(product, CODES_4, is_signed, n_vectors);
+        break;
+    case CODES_2:
+        code_vectors(product, CODES_2, is_signed, n_vectors);
+        break;
+    case CODES_4_AS_2:
+        code_vectors(product, CODES_4_AS_2, is_signed, n_vectors);
+        break;
+    }
+}
+
+/* What isums lack to be sums of levels: 2 isum - (2^b - 1) * sum of the vector, as float. */
+INLINE __m256 level_sums(const int32_t *isums, __m256i offset)
+{
+    __m256i isum = _mm256_loadu_si256((const __m256i *)isums);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_add_epi32(isum, isum), offset));
+}
+
+INLINE __m256i level_offset(enum code_reading reading, int32_t vector_sum)
+{
+    return _mm256_set1_epi32((reading == CODES_4 ? 15 : 3) * vector_sum);
 }
 
 static void scores_coded(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading,
                          const uint16_t *scales, const float *mean_scores)
 {
+    int n = tile->head_dim;
+    int32_t isums[6 * TOKENS];
     float floats[TOKENS];
     for (int t = 0; t < TOKENS; t += LANES) _mm256_storeu_ps(floats + t, load_half(scales + t));
-    switch (reading) {
-    case CODES_4:
-        scores_coded_all(tile, codes, CODES_4, floats, mean_scores);
-        break;
-    case CODES_2:
-        scores_coded_all(tile, codes, CODES_2, floats, mean_scores);
-        break;
-    case CODES_4_AS_2:
-        scores_coded_all(tile, codes, CODES_4_AS_2, floats, mean_scores);
-        break;
-    }
-}
-
-INLINE void values_coded_all(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading)
-{
-    for (int row = 0, taken; row < tile->n_rows; row += taken) {
-        taken = rows_at_once(tile->n_rows - row);
-#define CALL(rows, tiles) values_coded_rows(tile, codes, reading, row, rows, tiles)
-        ROW_CASES(CALL)
-#undef CALL
+    for (int first = 0, taken; first < tile->n_rows; first += taken) {
+        taken = rows_at_once(tile->n_rows - first);
+        struct code_product product = {.codes = codes,
+                                       .n_rows = TOKENS,
+                                       .n_quads = n / 4,
+                                       .vectors = (const uint8_t *)tile->q8 + first * n,
+                                       .vector_stride = n,
+                                       .isums = isums};
+        code_multiply(&product, reading, 1, taken);
+        for (int r = 0; r < taken; r++) {
+            int row = first + r;
+            __m256i offset = level_offset(reading, tile->q8_sum[row]);
+            __m256 step = _mm256_set1_ps(tile->q8_scale[row]);
+            for (int t = 0; t < TOKENS; t += LANES) {
+                __m256 sum = level_sums(isums + r * TOKENS + t, offset);
+                __m256 factor = _mm256_mul_ps(_mm256_loadu_ps(floats + t), step);
+                __m256 score = mean_scores ? _mm256_fmadd_ps(sum, factor,
+                                                             _mm256_loadu_ps(mean_scores + row * TOKENS + t))
+                                           : _mm256_mul_ps(sum, factor);
+                _mm256_storeu_ps(tile->scores + row * TOKENS + t, score);
+            }
+        }
     }
 }
 
 static void values_coded(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading)
 {
-    switch (reading) {
-    case CODES_4:
-        values_coded_all(tile, codes, CODES_4);
-        break;
-    case CODES_2:
-        values_coded_all(tile, codes, CODES_2);
-        break;
-    case CODES_4_AS_2:
-        values_coded_all(tile, codes, CODES_4_AS_2);
-        break;
+    int n = tile->head_dim;
+    int32_t isums[6 * KV_MAX_HEAD_DIM];
+    for (int first = 0, taken; first < tile->n_rows; first += taken) {
+        taken = rows_at_once(tile->n_rows - first);
+        struct code_product product = {.codes = codes,
+                                       .n_rows = n,
+                                       .n_quads = TOKENS / 4,
+                                       .vectors = tile->w8 + first * TOKENS,
+                                       .vector_stride = TOKENS,
+                                       .isums = isums};
+        code_multiply(&product, reading, 0, taken);
+        for (int r = 0; r < taken; r++) {
+            int row = first + r;
+            __m256i offset = level_offset(reading, tile->w8_sum[row]);
+            __m256 step = _mm256_set1_ps(tile->w8_scale[row]);
+            float *out = tile->out_coded + row * n;
+            for (int i = 0; i < n; i += LANES)
+                _mm256_storeu_ps(out + i, _mm256_fmadd_ps(level_sums(isums + r * n + i, offset), step,
+                                                          _mm256_loadu_ps(out + i)));
+        }
     }
 }
 
