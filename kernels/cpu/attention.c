@@ -155,6 +155,18 @@ static const uint16_t *half_page(const struct attention_unit *unit, int block)
                               (size_t)unit->kv_head * kv_page_bytes(KV_F16, args->shape->head_dim));
 }
 
+/* Pages of one head lie far apart, each too short for the processor to see a stream in: while working on one,
+   ask for the next, half of it (0: keys, 1: values) at a time. */
+static void page_prefetch(const struct attention_unit *unit, int block, size_t which)
+{
+    const struct kv_block_ref *ref = &unit->rows.span->blocks[block];
+    int n = unit->scratch->tile.head_dim, is_half = unit->rows.span->all_f16 || block == unit->own;
+    const char *page = is_half ? (const char *)half_page(unit, block)
+                               : ref->coded + page_index(unit) * kv_page_bytes(ref->coded_kind, n);
+    size_t bytes = kv_page_bytes(is_half ? KV_F16 : ref->coded_kind, n) / 2;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(page + which * bytes + i);
+}
+
 /* Tokens that every row sees. */
 static void half_step(const struct attention_unit *unit, const uint16_t *keys, const uint16_t *values,
                       int n_tokens)
@@ -261,21 +273,11 @@ static void coded_step(struct attention_unit *unit, int block)
     int position = block * TOKENS, frame = position / tables->frame_tokens;
     if (frame != unit->frame) enter_frame(unit, frame);
     const float *mean = tables->key_mean ? mean_scores(unit, position % tables->frame_tokens) : NULL;
+    page_prefetch(unit, block + 1, 0);
     kernels->scores_coded(tile, codes, reading, scales, mean);
     kernels->softmax(tile, 0, tile->n_rows, ~ref->sink_mask, scales + TOKENS);
+    page_prefetch(unit, block + 1, 1);
     kernels->values_coded(tile, codes + code_bytes, reading);
-}
-
-/* Pages of one head lie far apart, each too short for the processor to see a stream in: ask for the next one
-   while working on this one. */
-static void page_prefetch(const struct attention_unit *unit, int block)
-{
-    const struct kv_block_ref *ref = &unit->rows.span->blocks[block];
-    int n = unit->scratch->tile.head_dim, is_half = unit->rows.span->all_f16 || block == unit->own;
-    const char *page = is_half ? (const char *)half_page(unit, block)
-                               : ref->coded + page_index(unit) * kv_page_bytes(ref->coded_kind, n);
-    size_t bytes = kv_page_bytes(is_half ? KV_F16 : ref->coded_kind, n);
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(page + i);
 }
 
 static void segment_run(struct attention_unit *unit, int segment)
@@ -289,9 +291,10 @@ static void segment_run(struct attention_unit *unit, int segment)
         for (int block = first; block < coded_end; block++)
             if (span->blocks[block].sink_mask) sinks_step(unit, block);
     for (int block = first; block < coded_end; block++) {
-        page_prefetch(unit, block + 1);
         if (span->all_f16) {
             const uint16_t *keys = half_page(unit, block);
+            page_prefetch(unit, block + 1, 0);
+            page_prefetch(unit, block + 1, 1);
             half_step(unit, keys, keys + TOKENS * unit->scratch->tile.head_dim, TOKENS);
         } else {
             coded_step(unit, block);
