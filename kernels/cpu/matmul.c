@@ -89,7 +89,6 @@ enum err matmul_weight_create(struct backend *backend, const struct weight_sourc
     }
     if (source->multiply) {
         weight->tile_bytes = tile_bytes(source->dtype, source->n_cols);
-        weight->scales_offset = tile_scales_offset(source->dtype, source->n_cols);
         weight->tiles = backend->alloc(backend, (size_t)weight->n_tiles * weight->tile_bytes);
         if (!weight->tiles) goto memory;
         struct pack_job job = {.source = source,
@@ -206,7 +205,6 @@ static void matmul_item(void *context, int item, int worker)
         struct matmul_part part = {
             .tiles = weight->tiles + (size_t)first_tile * weight->tile_bytes,
             .tile_bytes = weight->tile_bytes,
-            .scales_offset = weight->scales_offset,
             .n_tiles = n_tiles,
             .n_outputs = min_int(n_tiles * TILE_ROWS, weight->n_rows - first_output),
             .n_cols = weight->n_cols,

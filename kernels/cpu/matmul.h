@@ -49,7 +49,7 @@ struct weight {
     enum dtype dtype;
     int n_rows, n_cols, n_tiles;
     char *tiles; /* [n_tiles][tile_bytes]; NULL when not for products */
-    size_t tile_bytes, scales_offset;
+    size_t tile_bytes;
     const char *data;   /* GGUF rows, borrowed; NULL when not for gather */
     int32_t *row_order; /* of data; NULL: as is */
 };
@@ -57,7 +57,7 @@ struct weight {
 /* Some neighbouring tiles times some neighbouring rows of activations. */
 struct matmul_part {
     const char *tiles;
-    size_t tile_bytes, scales_offset;
+    size_t tile_bytes;
     int n_tiles;
     int n_outputs; /* rows of weights in these tiles: 8 a tile, but the last may have fewer */
     int n_cols;

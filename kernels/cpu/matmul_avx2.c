@@ -17,7 +17,7 @@
  */
 #define INLINE static inline __attribute__((always_inline))
 
-enum { MAX_ROWS = 4 };
+enum { MAX_ROWS = 4, PREFETCH_BYTES = 2048 };
 
 INLINE __m256i load(const char *bytes)
 {
@@ -35,6 +35,22 @@ INLINE __m256i broadcast(const void *bytes)
     int32_t word;
     memcpy(&word, bytes, sizeof word);
     return _mm256_set1_epi32(word);
+}
+
+/* a + b, and let GCC not reorder a chain of such sums: its balanced tree keeps so many products alive that
+   they spill to the stack (half the speed). */
+INLINE __m256i chain_add_epi16(__m256i a, __m256i b)
+{
+    __m256i sum = _mm256_add_epi16(a, b);
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
+INLINE __m256i chain_add_epi32(__m256i a, __m256i b)
+{
+    __m256i sum = _mm256_add_epi32(a, b);
+    __asm__("" : "+x"(sum));
+    return sum;
 }
 
 INLINE int type_bits(enum dtype dtype)
@@ -91,13 +107,13 @@ INLINE void group_dot_unsigned(int bits, const char *codes, const struct act_gro
 #pragma GCC unroll 8
             for (int t = 0; t < n_rows; t++) {
                 __m256i products = _mm256_maddubs_epi16(quad, broadcast(acts[t]->q + 4 * q));
-                sum[t] = q == first ? products : _mm256_add_epi16(sum[t], products);
+                sum[t] = q == first ? products : chain_add_epi16(sum[t], products);
             }
         }
 #pragma GCC unroll 8
         for (int t = 0; t < n_rows; t++) {
             __m256i wide = _mm256_madd_epi16(sum[t], ones);
-            n[t] = first ? _mm256_add_epi32(n[t], wide) : wide;
+            n[t] = first ? chain_add_epi32(n[t], wide) : wide;
         }
     }
 }
@@ -118,13 +134,13 @@ INLINE void group_dot_q6_k(const char *codes, const char *scales, const struct a
             for (int t = 0; t < n_rows; t++) {
                 __m256i products = _mm256_maddubs_epi16(quad, broadcast(acts[t]->q + 4 * q));
                 sum[t] = q == 4 * half ? _mm256_sub_epi16(products, broadcast(acts[t]->pair_sum[half]))
-                                       : _mm256_add_epi16(sum[t], products);
+                                       : chain_add_epi16(sum[t], products);
             }
         }
 #pragma GCC unroll 8
         for (int t = 0; t < n_rows; t++) {
             __m256i wide = _mm256_madd_epi16(sum[t], scale);
-            n[t] = half ? _mm256_add_epi32(n[t], wide) : wide;
+            n[t] = half ? chain_add_epi32(n[t], wide) : wide;
         }
     }
 }
@@ -139,7 +155,7 @@ INLINE void group_dot_q8_0(const char *codes, const struct act_group *const *act
         for (int t = 0; t < n_rows; t++) {
             __m256i signed_q = _mm256_sign_epi8(broadcast(acts[t]->q + 4 * q), quad);
             __m256i wide = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed_q), ones);
-            n[t] = q ? _mm256_add_epi32(n[t], wide) : wide;
+            n[t] = q ? chain_add_epi32(n[t], wide) : wide;
         }
     }
 }
@@ -194,6 +210,13 @@ INLINE void rows_store(const struct matmul_part *part, int tile, int row, __m256
     matmul_store(lanes, bias, n, out);
 }
 
+/* Rows of a few kilobytes end before the processor's own prefetcher has found its stride: one row of
+   activations goes 15 % faster with this, four 20 %. Addresses past the end are harmless. */
+INLINE void prefetch_group(const char *at, int code_bytes)
+{
+    for (int line = 0; line < code_bytes; line += 64) _mm_prefetch(at + PREFETCH_BYTES + line, _MM_HINT_T0);
+}
+
 /* One tile times n_rows rows of activations (a constant, at most MAX_ROWS). */
 INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int tile, int first, int n_rows)
 {
@@ -206,7 +229,7 @@ INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int
         .groups_per_scale = dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 8 : 1,
     };
     int n_groups = part->n_cols / TILE_GROUP;
-    const char *codes = part->tiles + (size_t)tile * part->tile_bytes, *scales = codes + part->scales_offset;
+    const char *at = part->tiles + (size_t)tile * part->tile_bytes;
     const struct act_group *acts[MAX_ROWS];
     __m256 acc[MAX_ROWS];
 #pragma GCC unroll 8
@@ -214,11 +237,14 @@ INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int
         acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups;
         acc[t] = _mm256_setzero_ps();
     }
-    for (int g = 0; g < n_groups; g += format.groups_per_scale, scales += format.scale_bytes) {
-        for (int i = 0; i < format.groups_per_scale; i++, codes += format.code_bytes) {
+    for (int g = 0; g < n_groups; g += format.groups_per_scale) {
+        const char *scales = at;
+        at += format.scale_bytes;
+        for (int i = 0; i < format.groups_per_scale; i++, at += format.code_bytes) {
             __m256i n[MAX_ROWS];
             __m256 step, offset;
-            group_dot(dtype, codes, scales + 16 + i * 16, acts, n_rows, n);
+            prefetch_group(at, format.code_bytes);
+            group_dot(dtype, at, scales + 16 + i * 16, acts, n_rows, n);
             group_scales(dtype, scales, i, &step, &offset);
 #pragma GCC unroll 8
             for (int t = 0; t < n_rows; t++) {

@@ -12,7 +12,7 @@
  */
 #define INLINE static inline __attribute__((always_inline))
 
-enum { MAX_ROWS = 8, PAIR_ROWS = 2 * TILE_ROWS };
+enum { MAX_ROWS = 8, PAIR_ROWS = 2 * TILE_ROWS, PREFETCH_BYTES = 2048 };
 
 /* 32 bytes of each of the two tiles. */
 INLINE __m512i load(const char *first, size_t tile_bytes)
@@ -176,6 +176,15 @@ INLINE void rows_store(const struct matmul_part *part, int tile, int row, __m512
     _mm512_mask_storeu_ps(out, mask, acc);
 }
 
+/* As in matmul_avx2.c, of both tiles. */
+INLINE void prefetch_group(const char *at, size_t tile_bytes, int code_bytes)
+{
+    for (int line = 0; line < code_bytes; line += 64) {
+        _mm_prefetch(at + PREFETCH_BYTES + line, _MM_HINT_T0);
+        _mm_prefetch(at + tile_bytes + PREFETCH_BYTES + line, _MM_HINT_T0);
+    }
+}
+
 /* Two tiles, `tile` and the next, times n_rows rows of activations (a constant, at most MAX_ROWS). */
 INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int tile, int first, int n_rows)
 {
@@ -188,7 +197,7 @@ INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int
         .groups_per_scale = dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 8 : 1,
     };
     int n_groups = part->n_cols / TILE_GROUP;
-    const char *codes = part->tiles + (size_t)tile * part->tile_bytes, *scales = codes + part->scales_offset;
+    const char *at = part->tiles + (size_t)tile * part->tile_bytes;
     const struct act_group *acts[MAX_ROWS];
     __m512 acc[MAX_ROWS];
 #pragma GCC unroll 8
@@ -196,11 +205,14 @@ INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int
         acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups;
         acc[t] = _mm512_setzero_ps();
     }
-    for (int g = 0; g < n_groups; g += format.groups_per_scale, scales += format.scale_bytes) {
-        for (int i = 0; i < format.groups_per_scale; i++, codes += format.code_bytes) {
+    for (int g = 0; g < n_groups; g += format.groups_per_scale) {
+        const char *scales = at;
+        at += format.scale_bytes;
+        for (int i = 0; i < format.groups_per_scale; i++, at += format.code_bytes) {
             __m512i n[MAX_ROWS];
             __m512 step, offset;
-            group_dot(dtype, codes, scales + 16 + i * 16, part->tile_bytes, acts, n_rows, n);
+            prefetch_group(at, part->tile_bytes, format.code_bytes);
+            group_dot(dtype, at, scales + 16 + i * 16, part->tile_bytes, acts, n_rows, n);
             group_scales(dtype, scales, part->tile_bytes, i, &step, &offset);
 #pragma GCC unroll 8
             for (int t = 0; t < n_rows; t++) {

@@ -70,16 +70,18 @@ static bool has_offset(enum dtype dtype)
     return dtype != DTYPE_Q8_0 && dtype != DTYPE_Q6_K;
 }
 
-static float quantized_dot(enum dtype dtype, const char *codes, const char *scales, int row, int n_groups,
+static float quantized_dot(enum dtype dtype, const char *tile, int row, int n_groups,
                            const struct act_group *acts)
 {
     struct tile_format format = tile_format(dtype);
+    const char *scales = tile, *codes = tile + format.scale_bytes;
     float acc = 0.0f;
-    for (int g = 0; g < n_groups; g++) {
-        struct row_group weight =
-            row_group_read(dtype, codes + (size_t)g * (size_t)format.code_bytes,
-                           scales + (size_t)(g / format.groups_per_scale) * (size_t)format.scale_bytes,
-                           g % format.groups_per_scale, row);
+    for (int g = 0; g < n_groups; g++, codes += format.code_bytes) {
+        if (g && g % format.groups_per_scale == 0) {
+            scales = codes;
+            codes += format.scale_bytes;
+        }
+        struct row_group weight = row_group_read(dtype, codes, scales, g % format.groups_per_scale, row);
         int32_t n = 0;
         for (int c = 0; c < TILE_GROUP; c++) n += weight.codes[c] * acts[g].q[c];
         acc = fmaf(weight.step * acts[g].scale, (float)n, acc);
@@ -111,8 +113,7 @@ static void part(enum dtype dtype, const struct matmul_part *part)
             if (dtype_block_elements(dtype) == 1)
                 acc = float_dot(dtype, tile, row, part->n_cols, part->x + (size_t)t * (size_t)part->n_cols);
             else
-                acc = quantized_dot(dtype, tile, tile + part->scales_offset, row, n_groups,
-                                    part->groups + (size_t)t * (size_t)n_groups);
+                acc = quantized_dot(dtype, tile, row, n_groups, part->groups + (size_t)t * (size_t)n_groups);
             matmul_store(&acc, part->bias ? part->bias + output : NULL, 1,
                          part->out + (size_t)t * part->out_stride + output);
         }

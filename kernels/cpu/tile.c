@@ -13,21 +13,15 @@ struct tile_format tile_format(enum dtype dtype)
     return formats[dtype];
 }
 
-static size_t round_up(size_t bytes)
+static size_t scale_block_bytes(struct tile_format format)
 {
-    return (bytes + TILE_ALIGNMENT - 1) / TILE_ALIGNMENT * TILE_ALIGNMENT;
-}
-
-size_t tile_scales_offset(enum dtype dtype, int n_cols)
-{
-    return round_up((size_t)(n_cols / TILE_GROUP) * (size_t)tile_format(dtype).code_bytes);
+    return (size_t)(format.scale_bytes + format.groups_per_scale * format.code_bytes);
 }
 
 size_t tile_bytes(enum dtype dtype, int n_cols)
 {
     struct tile_format format = tile_format(dtype);
-    size_t n_scales = (size_t)(n_cols / TILE_GROUP / format.groups_per_scale);
-    return tile_scales_offset(dtype, n_cols) + round_up(n_scales * (size_t)format.scale_bytes);
+    return (size_t)(n_cols / TILE_GROUP / format.groups_per_scale) * scale_block_bytes(format);
 }
 
 /* Floats: element (row, column) of size `size` to [column][row]. */
@@ -97,28 +91,34 @@ static void pack_scales(enum dtype dtype, const uint8_t *block, int row, char *o
     }
 }
 
+/* One group of 32 columns. blocks: the file's, of each row; out: where the tile's scale block begins. */
+static void pack_group(enum dtype dtype, const uint8_t *const blocks[TILE_ROWS], int group, char *out)
+{
+    struct tile_format format = tile_format(dtype);
+    uint8_t quads[TILE_QUADS][32] = {0}, codes[TILE_GROUP];
+    for (int row = 0; row < TILE_ROWS; row++) {
+        if (!blocks[row]) continue;
+        dtype_group_codes(dtype, blocks[row], group, codes);
+        for (int q = 0; q < TILE_QUADS; q++) memcpy(&quads[q][4 * row], &codes[4 * q], 4);
+        if (group == 0) pack_scales(dtype, blocks[row], row, out);
+    }
+    pack_codes(dtype, quads, (uint8_t *)out + format.scale_bytes + group * format.code_bytes);
+}
+
 void tile_pack(enum dtype dtype, const void *const rows[TILE_ROWS], int n_cols, void *tile)
 {
     struct tile_format format = tile_format(dtype);
-    size_t block_bytes = dtype_block_bytes(dtype);
-    char *codes = tile, *scales = codes + tile_scales_offset(dtype, n_cols);
     memset(tile, 0, tile_bytes(dtype, n_cols));
     if (dtype_block_elements(dtype) == 1) {
-        pack_floats(rows, n_cols, block_bytes, tile);
+        pack_floats(rows, n_cols, dtype_block_bytes(dtype), tile);
         return;
     }
-    for (int g = 0; g < n_cols / TILE_GROUP; g++) {
-        uint8_t quads[TILE_QUADS][32] = {0};
-        int block_index = g / format.groups_per_scale, group = g % format.groups_per_scale;
-        for (int row = 0; row < TILE_ROWS; row++) {
-            if (!rows[row]) continue;
-            const uint8_t *block = (const uint8_t *)rows[row] + (size_t)block_index * block_bytes;
-            uint8_t row_codes[TILE_GROUP];
-            dtype_group_codes(dtype, block, group, row_codes);
-            for (int q = 0; q < TILE_QUADS; q++) memcpy(&quads[q][4 * row], &row_codes[4 * q], 4);
-            if (group == 0)
-                pack_scales(dtype, block, row, scales + (size_t)block_index * (size_t)format.scale_bytes);
-        }
-        pack_codes(dtype, quads, (uint8_t *)codes + (size_t)g * (size_t)format.code_bytes);
+    char *out = tile;
+    int n_blocks = n_cols / TILE_GROUP / format.groups_per_scale;
+    for (int b = 0; b < n_blocks; b++, out += scale_block_bytes(format)) {
+        const uint8_t *blocks[TILE_ROWS] = {NULL};
+        for (int row = 0; row < TILE_ROWS; row++)
+            if (rows[row]) blocks[row] = (const uint8_t *)rows[row] + (size_t)b * dtype_block_bytes(dtype);
+        for (int g = 0; g < format.groups_per_scale; g++) pack_group(dtype, blocks, g, out);
     }
 }

@@ -9,11 +9,12 @@
 /*
  * How weights lie in memory for products.
  *
- * A tile is 8 rows of the matrix over all its columns: first the codes, group after group of 32 columns, then
- * (64-byte aligned) the scales. Within a group, the codes of one quad of columns (4q .. 4q+3) make 32 bytes
- * when expanded: byte 4*row + i is column 4q+i of that row. So a 256-bit register holds one quad of 8 rows,
- * each of its eight 32-bit lanes is a row, and u8 x s8 dot products over 4 neighbouring bytes land in the
- * row's lane. Packed, byte k of 32:
+ * A tile is 8 rows of the matrix over all its columns, read from front to back: for every scale block (a
+ * group of 32 columns, or 8 groups in types with blocks of 256) its scales, then the codes of its groups.
+ * Tiles follow each other, so that a product is one stream through memory. Within a group, the codes of one
+ * quad of columns (4q .. 4q+3) make 32 bytes when expanded: byte 4*row + i is column 4q+i of that row. So a
+ * 256-bit register holds one quad of 8 rows, each of its eight 32-bit lanes is a row, and u8 x s8 dot
+ * products over 4 neighbouring bytes land in the row's lane. Packed, byte k of 32:
  *
  *   nibbles   4 x 32 bytes: of pair p, quad 2p in the low nibble, quad 2p+1 in the high
  *   bit 4     32 bytes (5-bit types, after the nibbles): quad q at bit q
@@ -31,7 +32,7 @@
  * That is the size of the file, but for Q4_K (+2.8 %) and Q5_K (+2.3 %), whose 6-bit scales become bytes.
  * Rows past the end of the matrix are zero.
  */
-enum { TILE_ROWS = 8, TILE_GROUP = 32, TILE_QUADS = 8, TILE_ALIGNMENT = 64 };
+enum { TILE_ROWS = 8, TILE_GROUP = 32, TILE_QUADS = 8 };
 
 struct tile_format {
     int code_bytes;       /* of a group */
@@ -41,8 +42,7 @@ struct tile_format {
 
 struct tile_format tile_format(enum dtype dtype);
 
-/* Offset of the scales in a tile, and a whole tile, in bytes; n_cols a multiple of 32 and of the block. */
-size_t tile_scales_offset(enum dtype dtype, int n_cols);
+/* n_cols a multiple of 32 and of the block. */
 size_t tile_bytes(enum dtype dtype, int n_cols);
 
 /* Packs one tile. rows[i]: GGUF bytes of row i, or NULL for a row of zeros. */
