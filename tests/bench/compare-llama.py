@@ -30,6 +30,7 @@ import json
 import os
 import platform
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -274,6 +275,7 @@ def main():
     options = parser.parse_args()
     if not options.llama and options.peers != ["none"]:
         parser.error("--llama DIR (or LLAMA_BIN) must name the folder of llama.cpp's binaries")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end with us
     bench, samples = Bench(options), {}
     try:
         collect(bench.turns(False), options.rounds, samples)
