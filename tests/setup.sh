@@ -33,13 +33,21 @@ apt() {
         command -v sudo >/dev/null || die "Debian packages are missing and there is no sudo; as root: apt-get install $*"
         sudo=(sudo)
     fi
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" </dev/null
+    local log
+    log=$(mktemp)
+    if "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" </dev/null >"$log" 2>&1; then
+        rm -f "$log"
+        return 0
+    fi
+    tail -n 20 "$log" >&2
+    rm -f "$log"
+    return 1
 }
 
 apt_update() {
     [ -z "${updated:-}" ] || return 0
     # One unreachable extra source must not stop the install: apt-get install says what is really missing.
-    apt update >/dev/null || say "apt-get update failed: is there a network? Going on with the lists there are"
+    apt update || say "apt-get update failed: is there a network? Going on with the lists there are"
     updated=yes
 }
 
@@ -50,7 +58,7 @@ install_debian() {
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing Debian packages: ${missing[*]}"
     apt_update
-    apt install --no-install-recommends "${missing[@]}" >/dev/null || die "apt-get could not install: ${missing[*]}"
+    apt install --no-install-recommends "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
 }
 
 # promtool comes in the package prometheus, which would also start a service: only the tool is unpacked.
