@@ -242,6 +242,12 @@ static void write_config(struct gguf_writer *writer, const struct tiny_model *ti
     }
     snprintf(key, sizeof key, "%s.rope.freq_base", tiny->arch);
     gguf_writer_f32(writer, key, tiny->rope_freq_base);
+    if (tiny->rope_scaling) {
+        snprintf(key, sizeof key, "%s.rope.scaling.type", tiny->arch);
+        gguf_writer_string(writer, key, tiny->rope_scaling);
+        snprintf(key, sizeof key, "%s.rope.scaling.factor", tiny->arch);
+        gguf_writer_f32(writer, key, 4.0F);
+    }
     snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", tiny->arch);
     gguf_writer_f32(writer, key, 1e-5F);
 }

@@ -23,10 +23,11 @@ struct tiny_model {
     int n_vocab; /* 0: as many as there are tokens; otherwise padded to it */
     int context_length;
     float rope_freq_base;
-    bool tied;         /* no output.weight */
-    bool rope_factors; /* a rope_freqs.weight tensor */
-    bool add_bos;      /* tokenizer.ggml.add_bos_token */
-    const char *pre;   /* tokenizer.ggml.pre */
+    bool tied;                /* no output.weight */
+    bool rope_factors;        /* a rope_freqs.weight tensor */
+    const char *rope_scaling; /* rope.scaling.type, or NULL; with a factor of 4 */
+    bool add_bos;             /* tokenizer.ggml.add_bos_token */
+    const char *pre;          /* tokenizer.ggml.pre */
     /* Element type of every matrix; quantized types get random codes and scales that keep the usual spread.
        The width of the matrix must be a multiple of the type's block. */
     enum dtype embd, q, k, v, o, gate, up, down, output;
