@@ -53,7 +53,7 @@ step() {
 }
 
 build() {
-    cmake --preset "$1" -D OCTAVO_WERROR="${OCTAVO_WERROR:-OFF}" && cmake --build --preset "$1"
+    cmake --preset "$1" -D OCTAVO_WERROR="${OCTAVO_WERROR:-OFF}" && cmake --build --preset "$1" -- -k 0
 }
 
 # The sanitizers of GCC 12 want the address layout of older kernels.

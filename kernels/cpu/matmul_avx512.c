@@ -171,7 +171,7 @@ INLINE void rows_store(const struct matmul_part *part, int tile, int row, __m512
 {
     int first = tile * TILE_ROWS, n = part->n_outputs - first;
     float *out = part->out + (size_t)row * part->out_stride + first;
-    __mmask16 mask = n >= PAIR_ROWS ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+    __mmask16 mask = (__mmask16)(n >= PAIR_ROWS ? 0xffffu : (1u << n) - 1);
     if (part->bias) acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(mask, part->bias + first));
     _mm512_mask_storeu_ps(out, mask, acc);
 }
