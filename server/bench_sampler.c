@@ -50,7 +50,7 @@ static void sample_take(struct bench_sampler *sampler)
         if (running > sample->most_running) sample->most_running = (int)running;
         if (used > sample->pool_used_bytes) {
             sample->pool_used_bytes = used;
-            sample->bits_per_value = bench_metric_sum(body.data, "octavo_kv_bits_per_value", NULL);
+            sample->bits_per_value = bench_metric_sum(body.data, "octavo_kv_bitwidth", NULL);
         }
     }
     buf_free(&body);

@@ -9,7 +9,7 @@ struct bench_sampler;
 struct bench_sample {
     int most_running;       /* octavo_sequences_running */
     double pool_used_bytes; /* octavo_kv_pool_bytes of every kind but free, at its highest */
-    double bits_per_value;  /* octavo_kv_bits_per_value when pool_used_bytes was highest */
+    double bits_per_value;  /* octavo_kv_bitwidth when pool_used_bytes was highest */
     int n_samples;
 };
 
