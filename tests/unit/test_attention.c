@@ -166,6 +166,7 @@ static void check_company(struct kv_shape shape, enum kv_kind kind, int recent_b
         assert_same_floats(reference, out, n, "chunked");
         free(out);
     }
+    free(reference);
     kv_fixture_free(&fixture);
     kv_fixture_free(&whole);
     kv_tables_free(tables);
