@@ -57,12 +57,6 @@ INLINE int32_t sum_of_lanes(__m256i x)
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
 
-/* How many rows to take at once when n are left: never leave a single row behind. */
-INLINE int rows_at_once(int n)
-{
-    return n <= 6 ? n : n == 7 ? 4 : n == 8 ? 4 : 6;
-}
-
 /* 16 floats to int32, rounded to nearest even, then packed in order to int16. */
 INLINE __m256i round_to_16(__m256 low, __m256 high)
 {

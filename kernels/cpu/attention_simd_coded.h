@@ -21,37 +21,45 @@ struct code_product {
     int32_t *isums; /* [n_vectors][n_rows] */
 };
 
+/* How many vectors to take at once when n are left: with two tiles of codes, what the registers hold. */
+INLINE int vectors_at_once(int n)
+{
+    return n <= 4 ? n : n <= 6 ? 3 : 4;
+}
+
+enum { TILES = 2, VECTORS_AT_ONCE = 4 };
+
 INLINE void code_tiles(const struct code_product *product, enum code_reading reading, int is_signed,
-                       int n_vectors, int n_tiles, int row)
+                       int n_vectors, int row)
 {
     int parts = reading == CODES_2 ? 4 : 2, largest = (reading == CODES_4 ? 15 : 3) * (is_signed ? 127 : 255);
     int most = dot_quads(largest) / 4 * 4, tile_bytes = product->n_quads / parts * 32;
     const uint8_t *codes = product->codes + row / 8 * tile_bytes;
     for (int first = 0; first < product->n_quads; first += most) {
         int end = first + most < product->n_quads ? first + most : product->n_quads;
-        __m256i sums[6][2];
+        __m256i sums[VECTORS_AT_ONCE][TILES];
         for (int r = 0; r < n_vectors; r++)
-            for (int t = 0; t < n_tiles; t++) sums[r][t] = _mm256_setzero_si256();
+            for (int t = 0; t < TILES; t++) sums[r][t] = _mm256_setzero_si256();
         for (int quad = first; quad < end; quad += parts) {
-            __m256i packed[2];
-            for (int t = 0; t < n_tiles; t++)
+            __m256i packed[TILES];
+            for (int t = 0; t < TILES; t++)
                 packed[t] = _mm256_loadu_si256((const __m256i *)(codes + t * tile_bytes + quad / parts * 32));
             for (int part = 0; part < parts; part++) {
-                __m256i code[2];
-                for (int t = 0; t < n_tiles; t++) code[t] = code_expand(packed[t], reading, part);
+                __m256i code[TILES];
+                for (int t = 0; t < TILES; t++) code[t] = code_expand(packed[t], reading, part);
                 for (int r = 0; r < n_vectors; r++) {
                     int32_t word;
                     memcpy(&word, product->vectors + r * product->vector_stride + 4 * (quad + part),
                            sizeof word);
                     __m256i vector = _mm256_set1_epi32(word);
-                    for (int t = 0; t < n_tiles; t++)
+                    for (int t = 0; t < TILES; t++)
                         sums[r][t] = is_signed ? dot_step(sums[r][t], code[t], vector)
                                                : dot_step(sums[r][t], vector, code[t]);
                 }
             }
         }
         for (int r = 0; r < n_vectors; r++) {
-            for (int t = 0; t < n_tiles; t++) {
+            for (int t = 0; t < TILES; t++) {
                 __m256i *out = (__m256i *)(product->isums + r * product->n_rows + row + t * LANES);
                 __m256i sum = dot_sum(sums[r][t]);
                 _mm256_storeu_si256(out, first ? _mm256_add_epi32(_mm256_loadu_si256(out), sum) : sum);
@@ -60,18 +68,11 @@ INLINE void code_tiles(const struct code_product *product, enum code_reading rea
     }
 }
 
-/* Up to four vectors go with two tiles at once, five or six with one: what the registers hold. */
 INLINE void code_rows(const struct code_product *product, enum code_reading reading, int is_signed,
                       int n_vectors)
 {
-    for (int row = 0; row < product->n_rows; row += 2 * LANES) {
-        if (n_vectors <= 4) {
-            code_tiles(product, reading, is_signed, n_vectors, 2, row);
-        } else {
-            code_tiles(product, reading, is_signed, n_vectors, 1, row);
-            code_tiles(product, reading, is_signed, n_vectors, 1, row + LANES);
-        }
-    }
+    for (int row = 0; row < product->n_rows; row += TILES * LANES)
+        code_tiles(product, reading, is_signed, n_vectors, row);
 }
 
 INLINE void code_vectors(const struct code_product *product, enum code_reading reading, int is_signed,
@@ -89,12 +90,6 @@ INLINE void code_vectors(const struct code_product *product, enum code_reading r
         break;
     case 4:
         code_rows(product, reading, is_signed, 4);
-        break;
-    case 5:
-        code_rows(product, reading, is_signed, 5);
-        break;
-    case 6:
-        code_rows(product, reading, is_signed, 6);
         break;
     }
 }
@@ -131,11 +126,11 @@ static void scores_coded(struct attention_tile *tile, const uint8_t *codes, enum
                          const uint16_t *scales, const float *mean_scores)
 {
     int n = tile->head_dim;
-    int32_t isums[6 * TOKENS];
+    int32_t isums[VECTORS_AT_ONCE * TOKENS];
     float floats[TOKENS];
     for (int t = 0; t < TOKENS; t += LANES) _mm256_storeu_ps(floats + t, load_half(scales + t));
     for (int first = 0, taken; first < tile->n_rows; first += taken) {
-        taken = rows_at_once(tile->n_rows - first);
+        taken = vectors_at_once(tile->n_rows - first);
         struct code_product product = {.codes = codes,
                                        .n_rows = TOKENS,
                                        .n_quads = n / 4,
@@ -162,9 +157,9 @@ static void scores_coded(struct attention_tile *tile, const uint8_t *codes, enum
 static void values_coded(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading)
 {
     int n = tile->head_dim;
-    int32_t isums[6 * KV_MAX_HEAD_DIM];
+    int32_t isums[VECTORS_AT_ONCE * KV_MAX_HEAD_DIM];
     for (int first = 0, taken; first < tile->n_rows; first += taken) {
-        taken = rows_at_once(tile->n_rows - first);
+        taken = vectors_at_once(tile->n_rows - first);
         struct code_product product = {.codes = codes,
                                        .n_rows = n,
                                        .n_quads = TOKENS / 4,

@@ -45,6 +45,12 @@ INLINE void half_columns(const float *factors, int factor_stride, const uint16_t
                      is_fresh, n_rows, 2);
 }
 
+/* How many rows to take at once when n are left: never leave a single row behind. */
+INLINE int rows_at_once(int n)
+{
+    return n <= 6 ? n : n == 7 ? 4 : n == 8 ? 4 : 6;
+}
+
 INLINE void half_rows(const float *factors, int factor_stride, const uint16_t *half, int half_stride, int n,
                       float *out, int out_stride, int width, int is_fresh, int n_rows)
 {
