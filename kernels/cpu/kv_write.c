@@ -10,10 +10,10 @@
 enum { TOKENS = KV_BLOCK_TOKENS };
 
 struct scratch {
-    float x[KV_MAX_HEAD_DIM * TOKENS];
-    float mixed[KV_MAX_HEAD_DIM * TOKENS];
-    uint8_t codes4[KV_MAX_HEAD_DIM * TOKENS];
-    uint16_t half[KV_MAX_HEAD_DIM * TOKENS];
+    _Alignas(64) float x[KV_MAX_HEAD_DIM * TOKENS];
+    _Alignas(64) float mixed[KV_MAX_HEAD_DIM * TOKENS];
+    _Alignas(64) uint8_t codes4[KV_MAX_HEAD_DIM * TOKENS];
+    _Alignas(64) uint16_t half[KV_MAX_HEAD_DIM * TOKENS];
     struct span_cursor cursor;
 };
 
@@ -28,7 +28,7 @@ struct kv_writer *kv_writer_create(struct workers *workers, const struct kv_kern
     struct kv_writer *writer = malloc(sizeof *writer);
     if (!writer) return NULL;
     *writer = (struct kv_writer){.workers = workers, .kernels = kernels};
-    writer->scratch = malloc((size_t)workers_count(workers) * sizeof *writer->scratch);
+    writer->scratch = aligned_alloc(64, (size_t)workers_count(workers) * sizeof *writer->scratch);
     if (!writer->scratch) {
         free(writer);
         return NULL;
