@@ -87,6 +87,9 @@ static enum err region_create(struct region *region, size_t stride, size_t budge
     if (base == MAP_FAILED)
         return err_set(info, ERR_MEMORY, "KV cache: cannot reserve %zu bytes of address space: %s",
                        n_slots * stride, strerror(errno));
+    /* Huge pages would round blocks up, and the kernel's daemon would back blank slots again; the budget is a
+       promise, and pages are walked in order anyway. A kernel without them refuses: all the better. */
+    madvise(base, n_slots * stride, MADV_NOHUGEPAGE);
     region->base = base;
     return ERR_OK;
 }

@@ -12,10 +12,9 @@
  * Every kind has its own address range, reserved for the whole budget and backed by memory only where it is
  * used, so kinds never fragment each other: a block of any kind can be had as long as the bytes in use allow
  * it. Memory of freed blocks is kept for the same kind and given back to the system when another kind needs
- * it, so resident bytes never pass the budget (strides are multiples of the system's page, and strides are
- * what is counted; where transparent huge pages are always on, the kernel may round up on its own).
- * Reference-counted. Owned by the engine thread; kv_pool_stats may be read by any thread. Nothing is
- * allocated after creation.
+ * it, so resident bytes never pass the budget: strides are multiples of the system's page, and strides are
+ * what is counted. Reference-counted. Owned by the engine thread; kv_pool_stats may be read by any thread.
+ * Nothing is allocated after creation.
  */
 struct kv_pool;
 

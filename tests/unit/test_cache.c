@@ -335,7 +335,7 @@ static void test_peak_is_reached(void **state)
     for (int format = 0; format < KV_FORMATS; format++) {
         for (int recent = 0; recent <= 2; recent++) {
             struct kv_policy policy = policy_of(&small, (enum kv_format)format, recent, 4);
-            for (int n = 1; n < 400; n += 13) {
+            for (int n = 1; n < 400; n += n % 64 == 0 ? 11 : 64 - n % 64 < 13 ? 64 - n % 64 : 13) {
                 for (int n_new = 1; n_new < 300; n_new += 31) {
                     size_t peak = kv_policy_peak_bytes(&policy, n, n_new);
                     if (peak == kv_policy_held_bytes(&policy, n)) continue; /* needs nothing */
@@ -401,6 +401,11 @@ static void test_late_demotion_and_reset(void **state)
     assert_int_equal(kv_sequence_begin(seq, 100, NULL), ERR_OK);
     kv_sequence_end(seq);
     assert_int_equal(used_bytes(pool), kv_policy_held_bytes(&f16, 100));
+    kv_sequence_reset(seq, &o2);
+    kv_staging_reset(staging);
+    assert_int_equal(kv_sequence_begin(seq, 320, NULL), ERR_OK);
+    kv_sequence_end(seq);
+    assert_int_equal(used_bytes(pool), kv_policy_held_bytes(&o2, 320));
     kv_sequence_free(seq);
     kv_staging_free(staging);
     kv_pool_free(pool);
