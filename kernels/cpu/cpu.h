@@ -10,9 +10,9 @@
  */
 enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_LEVELS };
 
-struct matmul_kernels;    /* matmul.h */
-struct row_kernels;       /* row.h: rmsnorm, quantization of activations, rope, swiglu, add */
-struct kv_backend;        /* kv_backend.h: the paged cache, its writer and attention */
+struct matmul_kernels; /* matmul.h */
+struct row_kernels;    /* row.h: rmsnorm, quantization of activations, rope, swiglu, add */
+struct kv_backend;     /* kv_backend.h: the paged cache, its writer and attention */
 
 struct cpu_state {
     struct workers *workers;
