@@ -10,7 +10,17 @@
 /*
  * From logits to a token. Order, as vLLM and OpenAI's API have it: logit_bias, then penalties (repetition,
  * presence, frequency), then temperature, then min_p, top_k, top_p on the tempered distribution, then one
- * draw. temperature 0 is greedy: the largest logit, lowest id among equals.
+ * draw. temperature 0 (or anything below 1e-5) is greedy: the largest logit, lowest id among equals.
+ *
+ * min_p keeps tokens at least min_p times as likely as the likeliest; top_k exactly k tokens, the lower ids
+ * among equals; top_p the smallest set of likeliest tokens that holds that share of what min_p and top_k
+ * left. The tokens kept lie side by side by id on [0, 1), each as wide as its probability, and the draw is
+ * the one in which the random number falls.
+ *
+ * A NaN logit counts as minus infinity (impossible), plus infinity as the largest finite number. When no
+ * token is possible the result is token 0 with logprob minus infinity and no alternatives. A bias is added,
+ * whatever its size: -100 makes a token impossible in practice only. The same logits give the same token on
+ * every machine.
  *
  * Randomness is a counter-based generator (Philox 4x32-10): the draw for output position i of a sequence is a
  * function of (seed, i) alone, so the same seed gives the same tokens whatever else is in the batch.
@@ -38,8 +48,8 @@ struct sampler_params {
 
 struct sampler_result {
     int32_t token;
-    float
-        logprob; /* of the model's own distribution (before bias, penalties and temperature), like OpenAI's */
+    float logprob; /* of the model's own distribution (before bias, penalties and temperature), like OpenAI's;
+                      0 when none is wanted, minus infinity for a token whose logit is */
     int n_top;
     int32_t top_token[SAMPLER_MAX_LOGPROBS]; /* largest first */
     float top_logprob[SAMPLER_MAX_LOGPROBS];
@@ -50,8 +60,8 @@ struct sampler;
 struct sampler *sampler_create(int n_vocab);
 void sampler_free(struct sampler *sampler);
 
-/* prompt and output: the sequence's tokens so far (for penalties). The draw is number n_output. logits
-   [n_vocab] is not changed. Allocates nothing. */
+/* prompt and output: the sequence's tokens so far (for penalties; ids outside the vocabulary do not count).
+   The draw is number n_output. logits [n_vocab] is not changed. Allocates nothing. */
 void sampler_draw(struct sampler *sampler, const struct sampler_params *params, const float *logits,
                   const int32_t *prompt, int n_prompt, const int32_t *output, int n_output,
                   struct sampler_result *out);

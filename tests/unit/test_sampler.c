@@ -1,0 +1,165 @@
+/* The sampler: known answers of the generator, and what must hold whatever the numbers are. Its distribution,
+ * penalties and logprobs are compared with NumPy in tests/sampler. */
+#include "model/philox.h"
+#include "model/sampler.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* Random123's known answers for philox4x32, 10 rounds (its file kat_vectors). */
+static void test_philox(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t counter[4], key[2], out[4];
+    } known[] = {
+        {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
+         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        uint32_t out[4];
+        philox4x32_10(known[i].counter, known[i].key, out);
+        assert_memory_equal(out, known[i].out, sizeof out);
+    }
+    for (uint64_t i = 0; i < 10000; i++) {
+        double u = philox_uniform(i * 0x9E3779B97F4A7C15u, i);
+        assert_true(u >= 0 && u < 1);
+    }
+}
+
+static struct sampler_params defaults(void)
+{
+    return (struct sampler_params){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_logprobs = -1};
+}
+
+/* Exactly n logits on the heap, so that asan sees a read past the end. */
+static float *row(int n, uint32_t seed)
+{
+    float *logits = malloc((size_t)n * sizeof *logits);
+    assert_non_null(logits);
+    for (int i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        logits[i] = (float)(seed >> 8) * 0x1p-20f - 8;
+    }
+    return logits;
+}
+
+static struct sampler_params variant(int v)
+{
+    static const struct sampler_bias bias[] = {{0, 2.5f}, {3, -100}, {100000, 5}, {-1, 5}};
+    struct sampler_params params = defaults();
+    params.seed = (uint64_t)v * 77;
+    if (v & 1) params.top_p = 0.9f;
+    if (v & 2) params.top_k = 20;
+    if (v & 4) params.min_p = 0.02f;
+    if (v & 8) params.repetition_penalty = 1.2f;
+    if (v & 16) params.presence_penalty = params.frequency_penalty = 0.4f;
+    if (v & 32) params.n_logprobs = SAMPLER_MAX_LOGPROBS;
+    if (v & 64) {
+        params.bias = bias;
+        params.n_bias = 4;
+    }
+    if (v % 11 == 0) params.temperature = 0;
+    return params;
+}
+
+/* A draw depends on its arguments alone: not on the sampler, nor on what it drew before. */
+static void test_draws_are_pure(void **state)
+{
+    (void)state;
+    static const int sizes[] = {1, 5, 64, 65, 300, 5000};
+    static const int32_t prompt[] = {0, 1, 1, 4, 299, 100000, -7}, output[] = {4, 4, 2, 0};
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        int n = sizes[s];
+        float *logits = row(n, (uint32_t)n), *copy = row(n, (uint32_t)n);
+        struct sampler *old = sampler_create(n);
+        assert_non_null(old);
+        for (int v = 0; v < 128; v++) {
+            struct sampler *fresh = sampler_create(n);
+            struct sampler_params params = variant(v);
+            struct sampler_result a, b;
+            memset(&a, 0x55, sizeof a);
+            memset(&b, 0x55, sizeof b);
+            sampler_draw(old, &params, logits, prompt, 7, output, 4, &a);
+            sampler_draw(fresh, &params, logits, prompt, 7, output, 4, &b);
+            assert_memory_equal(&a, &b, sizeof a);
+            assert_memory_equal(logits, copy, (size_t)n * sizeof *logits);
+            assert_in_range(a.token, 0, n - 1);
+            assert_int_equal(a.n_top, params.n_logprobs < 0      ? 0
+                                      : n < SAMPLER_MAX_LOGPROBS ? n
+                                                                 : SAMPLER_MAX_LOGPROBS);
+            for (int i = 1; i < a.n_top; i++) assert_true(a.top_logprob[i - 1] >= a.top_logprob[i]);
+            sampler_free(fresh);
+        }
+        sampler_free(old);
+        free(logits);
+        free(copy);
+    }
+    sampler_free(NULL);
+}
+
+static void test_greedy(void **state)
+{
+    (void)state;
+    float *logits = row(1000, 1);
+    struct sampler *sampler = sampler_create(1000);
+    struct sampler_params params = defaults();
+    struct sampler_result result;
+    params.temperature = 0;
+    logits[640] = logits[641] = logits[900] = 100;
+    sampler_draw(sampler, &params, logits, NULL, 0, NULL, 0, &result);
+    assert_int_equal(result.token, 640);
+    assert_int_equal(result.n_top, 0);
+    params.n_logprobs = 2;
+    sampler_draw(sampler, &params, logits, NULL, 0, NULL, 0, &result);
+    assert_int_equal(result.n_top, 2);
+    assert_int_equal(result.top_token[0], 640);
+    assert_int_equal(result.top_token[1], 641);
+    assert_true(fabsf(result.logprob - logf(1.0f / 3)) < 1e-6f);
+    params.temperature = NAN; /* no temperature at all is greedy, not a crash */
+    sampler_draw(sampler, &params, logits, NULL, 0, NULL, 0, &result);
+    assert_int_equal(result.token, 640);
+    sampler_free(sampler);
+    free(logits);
+}
+
+static void test_score(void **state)
+{
+    (void)state;
+    float *logits = row(70, 2);
+    struct sampler *sampler = sampler_create(70);
+    struct sampler_result result;
+    double mass = 0;
+    for (int32_t token = 0; token < 70; token++) {
+        sampler_score(sampler, 1, logits, token, &result);
+        assert_int_equal(result.token, token);
+        assert_int_equal(result.n_top, 1);
+        mass += exp((double)result.logprob);
+    }
+    assert_true(fabs(mass - 1) < 1e-5);
+    sampler_free(sampler);
+    free(logits);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_draws_are_pure),
+        cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_score),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
