@@ -1,7 +1,9 @@
 /*
- * Nothing is allocated per token on the engine thread. malloc and its kin are replaced for the whole process
- * by ones that count in a thread-local variable; the deliver callback, which runs on the engine thread once a
- * step, reads it. Sanitizers bring their own malloc: there the test says that it did not run.
+ * Nothing is allocated per token on the engine thread; and an engine that cannot be created for want of
+ * memory says so and leaves nothing behind. malloc and its kin are replaced for the whole process by ones
+ * that count in thread-local variables and fail on demand; the deliver callback, which runs on the engine
+ * thread once a step, reads the count. Sanitizers bring their own malloc: there the tests say that they did
+ * not run.
  */
 #include "config/log.h"
 #include "tests/unit/support/engine_fixture.h"
@@ -14,6 +16,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTS 0
@@ -21,7 +24,10 @@
 #define COUNTS 1
 #endif
 
-static _Thread_local long n_calls;
+/* volatile: the compiler believes that malloc touches nothing of ours. */
+static _Thread_local volatile long n_calls;
+static _Thread_local volatile long n_held;            /* blocks allocated and not freed */
+static _Thread_local volatile long n_until_none = -1; /* allocations until one fails, once; -1: none does */
 
 #if COUNTS
 /* glibc's own, under their other names. */
@@ -31,55 +37,74 @@ void *__libc_realloc(void *memory, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
 void __libc_free(void *memory);
 
-void *malloc(size_t size)
+static bool allowed(void)
 {
     n_calls++;
-    return __libc_malloc(size);
+    if (n_until_none < 0 || n_until_none-- != 0) return true;
+    errno = ENOMEM;
+    return false;
+}
+
+static void *counted(void *memory)
+{
+    if (memory != NULL) n_held++;
+    return memory;
+}
+
+void *malloc(size_t size)
+{
+    return allowed() ? counted(__libc_malloc(size)) : NULL;
 }
 
 void *calloc(size_t count, size_t size)
 {
-    n_calls++;
-    return __libc_calloc(count, size);
+    return allowed() ? counted(__libc_calloc(count, size)) : NULL;
 }
 
 void *realloc(void *memory, size_t size)
 {
-    n_calls++;
-    return __libc_realloc(memory, size);
+    if (!allowed()) return NULL;
+    void *moved = __libc_realloc(memory, size);
+    return memory == NULL ? counted(moved) : moved;
 }
 
 void free(void *memory)
 {
     n_calls++;
+    if (memory != NULL) n_held--;
     __libc_free(memory);
 }
 
 void *aligned_alloc(size_t alignment, size_t size)
 {
-    n_calls++;
-    return __libc_memalign(alignment, size);
+    return allowed() ? counted(__libc_memalign(alignment, size)) : NULL;
 }
 
 int posix_memalign(void **out, size_t alignment, size_t size)
 {
-    n_calls++;
-    *out = __libc_memalign(alignment, size);
-    return *out != NULL ? 0 : ENOMEM;
+    void *memory = allowed() ? counted(__libc_memalign(alignment, size)) : NULL;
+    if (memory == NULL) return ENOMEM;
+    *out = memory;
+    return 0;
 }
 #endif
 
 enum { BEFORE = 5, TOKENS = 200 };
 
 static struct engine_fixture fixture;
-static long calls_at_first, calls_at_last;
-static int n_delivered;
+static struct {
+    uint64_t step;
+    long calls;
+} first, last;
 
+/* News that the courier has yet to look at are not delivered again, so not every step comes by here. */
 static void look(void)
 {
-    n_delivered++;
-    if (n_delivered == BEFORE) calls_at_first = n_calls;
-    if (n_delivered == BEFORE + TOKENS) calls_at_last = n_calls;
+    uint64_t step = atomic_load(&fixture.metrics.engine_steps);
+    if (step < BEFORE || step > BEFORE + TOKENS) return;
+    last.step = step;
+    last.calls = n_calls;
+    if (first.step == 0) first = last;
 }
 
 /* Sixteen sequences, all features of sampling that need state, through the sealing and the demotion of
@@ -93,7 +118,7 @@ static void test_decode_allocates_nothing(void **state)
     }
     for (int format = 0; format < KV_FORMATS; format++) {
         struct request *requests[16];
-        n_delivered = 0;
+        memset(&first, 0, sizeof first);
         fixture.on_deliver = look;
         engine_fixture_start(&fixture, (struct engine_options){.recent_blocks = 1, .sink_tokens = 4});
         for (int i = 0; i < 16; i++) {
@@ -112,12 +137,43 @@ static void test_decode_allocates_nothing(void **state)
             engine_fixture_wait(&fixture, requests[i]);
             request_release(requests[i]);
         }
-        assert_true(n_delivered >= BEFORE + TOKENS);
         engine_fixture_stop(&fixture);
-        print_message("%s: %ld calls of the allocator in %d steps of decoding\n",
-                      kv_format_name((enum kv_format)format), calls_at_last - calls_at_first, TOKENS);
-        assert_int_equal(calls_at_last - calls_at_first, 0);
+        print_message("%s: %ld calls of the allocator in steps %d to %d\n",
+                      kv_format_name((enum kv_format)format), last.calls - first.calls, (int)first.step,
+                      (int)last.step);
+        assert_true(last.step - first.step >= TOKENS / 2);
+        assert_int_equal(last.calls - first.calls, 0);
     }
+}
+
+/* Every allocation of engine_create fails once. */
+static void test_creation_without_memory(void **state)
+{
+    (void)state;
+    int n_failed = 0;
+    if (!COUNTS) {
+        print_message("a sanitizer owns malloc in this build: failing allocations are NOT tried\n");
+        skip();
+    }
+    fixture.on_deliver = NULL;
+    engine_fixture_start(&fixture, (struct engine_options){.recent_blocks = 1, .sink_tokens = 4});
+    for (;; n_failed++) {
+        struct engine *engine = NULL;
+        struct err_info info = {0};
+        long held = n_held;
+        n_until_none = n_failed;
+        enum err err = engine_create(&fixture.options, &engine, &info);
+        bool none_failed = n_until_none >= 0;
+        n_until_none = -1;
+        if (err == ERR_OK) engine_free(engine);
+        if (none_failed) break;
+        assert_int_equal(err, ERR_MEMORY);
+        assert_int_equal(n_held, held);
+        assert_true(info.message[0] != '\0');
+    }
+    print_message("each of %d allocations of engine_create failed once\n", n_failed);
+    assert_true(n_failed > 20);
+    engine_fixture_stop(&fixture);
 }
 
 /* The counter counts: or the test above could not fail. */
@@ -136,6 +192,7 @@ int main(void)
     log_configure(LOG_LEVEL_ERROR, 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counter_counts),
+        cmocka_unit_test(test_creation_without_memory),
         cmocka_unit_test(test_decode_allocates_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

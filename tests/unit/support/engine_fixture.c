@@ -106,6 +106,7 @@ void engine_fixture_start(struct engine_fixture *fixture, struct engine_options 
     options.metrics = &fixture->metrics;
     options.deliver = deliver;
     options.deliver_context = fixture;
+    fixture->options = options;
     fixture->first = NULL;
     fixture->closing = false;
     pthread_mutex_init(&fixture->lock, NULL);

@@ -18,6 +18,7 @@ struct engine_fixture {
     struct backend *backend;
     struct model *model;
     struct metrics metrics;
+    struct engine_options options; /* as the engine was created */
     struct engine *engine;
     pthread_t courier;
     pthread_mutex_t lock;
