@@ -101,7 +101,8 @@ def main():
     assert len(tokens) == arguments.positions
     prompts = [encode(text) for text in PROMPTS]
     ids, logprobs, rest = distributions(model, tokens)
-    with open(arguments.out, "wb") as file:
+    partial = arguments.out + ".partial"
+    with open(partial, "wb") as file:
         file.write(b"OGLD" + struct.pack("<5I", 1, len(tokens), N_TOP, len(PROMPTS), N_STEPS))
         file.write(tokens.numpy().astype("<i4").tobytes())
         file.write(ids.numpy().astype("<i4").tobytes())
@@ -111,6 +112,7 @@ def main():
             file.write(struct.pack("<I", len(prompt)) + prompt.numpy().astype("<i4").tobytes())
             file.write(chosen.numpy().astype("<i4").tobytes() + gap.numpy().astype("<f4").tobytes())
             print(repr(text), "->", repr(tokenizer.decode(chosen)), "smallest gap %.4f" % gap.min())
+    os.replace(partial, arguments.out)
     print(arguments.out, os.path.getsize(arguments.out), "bytes")
 
 
