@@ -230,6 +230,12 @@ static int item_tiles(const struct weight *weight, int n_rows, int n_workers)
     return (min_int(even, most) + 1) / 2 * 2;
 }
 
+static int block_rows(const struct matmul_kernels *kernels, size_t row_bytes)
+{
+    int fit = (int)(BLOCK_ACT_BYTES / row_bytes);
+    return max_int(fit / kernels->rows_at_once, 1) * kernels->rows_at_once;
+}
+
 void matmul_run(struct backend *backend, const struct weight *weight, const struct acts *acts,
                 const float *bias, float *out)
 {
@@ -245,7 +251,7 @@ void matmul_run(struct backend *backend, const struct weight *weight, const stru
         .bias = bias,
         .out = out,
         .tiles_per_item = item_tiles(weight, acts->n_rows, workers_count(cpu->workers)),
-        .rows_per_block = max_int((int)(BLOCK_ACT_BYTES / row_bytes) / 4 * 4, 4),
+        .rows_per_block = block_rows(cpu->matmul, row_bytes),
     };
     int n_items = (weight->n_tiles + job.tiles_per_item - 1) / job.tiles_per_item;
     workers_run(cpu->workers, n_items, matmul_item, &job);

@@ -71,6 +71,8 @@ struct matmul_part {
 
 struct matmul_kernels {
     void (*part)(enum dtype dtype, const struct matmul_part *part);
+    int rows_at_once; /* rows of activations that it takes together: calls with a multiple of it lose nothing
+                       */
 };
 
 extern const struct matmul_kernels matmul_scalar, matmul_avx2, matmul_avx512;

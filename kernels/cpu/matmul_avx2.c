@@ -356,4 +356,4 @@ static void part(enum dtype dtype, const struct matmul_part *part)
     }
 }
 
-const struct matmul_kernels matmul_avx2 = {part};
+const struct matmul_kernels matmul_avx2 = {part, MAX_ROWS};

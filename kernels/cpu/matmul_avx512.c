@@ -326,4 +326,4 @@ static void part(enum dtype dtype, const struct matmul_part *part)
     }
 }
 
-const struct matmul_kernels matmul_avx512 = {part};
+const struct matmul_kernels matmul_avx512 = {part, MAX_ROWS};

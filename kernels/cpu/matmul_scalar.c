@@ -120,4 +120,4 @@ static void part(enum dtype dtype, const struct matmul_part *part)
     }
 }
 
-const struct matmul_kernels matmul_scalar = {part};
+const struct matmul_kernels matmul_scalar = {part, 1};
