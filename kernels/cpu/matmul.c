@@ -141,8 +141,10 @@ struct acts *matmul_acts_create(struct backend *backend, int max_rows, int max_c
     if (!acts) return NULL;
     acts->max_rows = max_rows;
     acts->max_cols = max_cols;
+    acts->bits = backend->activation_bits == 16 ? 16 : 8;
+    acts->group_bytes = acts->bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
     acts->groups =
-        backend->alloc(backend, (size_t)max_rows * (size_t)(max_cols / TILE_GROUP) * sizeof *acts->groups);
+        backend->alloc(backend, (size_t)max_rows * (size_t)(max_cols / TILE_GROUP) * acts->group_bytes);
     if (!acts->groups) {
         free(acts);
         return NULL;
@@ -166,8 +168,13 @@ static void prepare_item(void *context, int item, int worker)
 {
     (void)worker;
     const struct prepare_job *job = context;
-    size_t n = (size_t)job->acts->n_cols, row = (size_t)item;
-    job->kernels->quantize(job->acts->x + row * n, (int)n, job->acts->groups + row * (n / TILE_GROUP));
+    const struct acts *acts = job->acts;
+    const float *x = acts->x + (size_t)item * (size_t)acts->n_cols;
+    char *groups = acts->groups + (size_t)item * (size_t)(acts->n_cols / TILE_GROUP) * acts->group_bytes;
+    if (acts->bits == 16)
+        job->kernels->quantize_16(x, acts->n_cols, (struct act_16 *)(void *)groups);
+    else
+        job->kernels->quantize_8(x, acts->n_cols, (struct act_8 *)(void *)groups);
 }
 
 void matmul_prepare(struct backend *backend, const float *x, int n_rows, int n, struct acts *acts)
@@ -200,7 +207,7 @@ static void matmul_item(void *context, int item, int worker)
     int first_tile = item * job->tiles_per_item;
     int n_tiles = min_int(job->tiles_per_item, weight->n_tiles - first_tile);
     int first_output = first_tile * TILE_ROWS;
-    size_t n_groups = (size_t)(acts->n_cols / TILE_GROUP);
+    size_t row_bytes = (size_t)(acts->n_cols / TILE_GROUP) * acts->group_bytes;
     for (int row = 0; row < acts->n_rows; row += job->rows_per_block) {
         struct matmul_part part = {
             .tiles = weight->tiles + (size_t)first_tile * weight->tile_bytes,
@@ -209,7 +216,8 @@ static void matmul_item(void *context, int item, int worker)
             .n_outputs = min_int(n_tiles * TILE_ROWS, weight->n_rows - first_output),
             .n_cols = weight->n_cols,
             .n_rows = min_int(job->rows_per_block, acts->n_rows - row),
-            .groups = acts->groups + (size_t)row * n_groups,
+            .act_bits = acts->bits,
+            .groups = acts->groups + (size_t)row * row_bytes,
             .x = acts->x + (size_t)row * (size_t)acts->n_cols,
             .bias = job->bias ? job->bias + first_output : NULL,
             .out = job->out + (size_t)row * (size_t)weight->n_rows + first_output,
@@ -242,7 +250,7 @@ void matmul_run(struct backend *backend, const struct weight *weight, const stru
     assert(weight->tiles && weight->n_cols == acts->n_cols);
     struct cpu_state *cpu = cpu_state(backend);
     bool quantized = dtype_block_elements(weight->dtype) > 1;
-    size_t row_bytes = quantized ? (size_t)(acts->n_cols / TILE_GROUP) * sizeof *acts->groups
+    size_t row_bytes = quantized ? (size_t)(acts->n_cols / TILE_GROUP) * acts->group_bytes
                                  : (size_t)acts->n_cols * sizeof *acts->x;
     struct matmul_job job = {
         .kernels = cpu->matmul,

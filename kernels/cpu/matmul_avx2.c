@@ -53,6 +53,21 @@ INLINE __m256i chain_add_epi32(__m256i a, __m256i b)
     return sum;
 }
 
+INLINE const struct act_head *act_head(const char *group)
+{
+    return (const void *)group;
+}
+
+INLINE const struct act_8 *act_8(const char *group)
+{
+    return (const void *)group;
+}
+
+INLINE const struct act_16 *act_16(const char *group)
+{
+    return (const void *)group;
+}
+
 INLINE int type_bits(enum dtype dtype)
 {
     switch (dtype) {
@@ -67,6 +82,11 @@ INLINE int type_bits(enum dtype dtype)
     default:
         return 4;
     }
+}
+
+INLINE bool type_is_quantized(enum dtype dtype)
+{
+    return dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16;
 }
 
 INLINE bool type_has_offset(enum dtype dtype)
@@ -93,8 +113,7 @@ INLINE __m256i quad_expand(int bits, const char *codes, int q)
 }
 
 /* n[t] = the exact sum of code * q, 4 and 5 bits. */
-INLINE void group_dot_unsigned(int bits, const char *codes, const struct act_group *const *acts, int n_rows,
-                               __m256i *n)
+INLINE void group_dot_unsigned(int bits, const char *codes, const char *const *acts, int n_rows, __m256i *n)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     int quads_per_sum = bits == 4 ? 8 : 4;
@@ -106,7 +125,7 @@ INLINE void group_dot_unsigned(int bits, const char *codes, const struct act_gro
             __m256i quad = quad_expand(bits, codes, q);
 #pragma GCC unroll 8
             for (int t = 0; t < n_rows; t++) {
-                __m256i products = _mm256_maddubs_epi16(quad, broadcast(acts[t]->q + 4 * q));
+                __m256i products = _mm256_maddubs_epi16(quad, broadcast(act_8(acts[t])->q + 4 * q));
                 sum[t] = q == first ? products : chain_add_epi16(sum[t], products);
             }
         }
@@ -119,8 +138,8 @@ INLINE void group_dot_unsigned(int bits, const char *codes, const struct act_gro
 }
 
 /* Q6_K: half by half, each with its scale. scales: int8 [2][8]. */
-INLINE void group_dot_q6_k(const char *codes, const char *scales, const struct act_group *const *acts,
-                           int n_rows, __m256i *n)
+INLINE void group_dot_q6_k(const char *codes, const char *scales, const char *const *acts, int n_rows,
+                           __m256i *n)
 {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
@@ -132,8 +151,8 @@ INLINE void group_dot_q6_k(const char *codes, const char *scales, const struct a
             __m256i quad = quad_expand(6, codes, q);
 #pragma GCC unroll 8
             for (int t = 0; t < n_rows; t++) {
-                __m256i products = _mm256_maddubs_epi16(quad, broadcast(acts[t]->q + 4 * q));
-                sum[t] = q == 4 * half ? _mm256_sub_epi16(products, broadcast(acts[t]->pair_sum[half]))
+                __m256i products = _mm256_maddubs_epi16(quad, broadcast(act_8(acts[t])->q + 4 * q));
+                sum[t] = q == 4 * half ? _mm256_sub_epi16(products, broadcast(act_8(acts[t])->pair_sum[half]))
                                        : chain_add_epi16(sum[t], products);
             }
         }
@@ -145,7 +164,7 @@ INLINE void group_dot_q6_k(const char *codes, const char *scales, const struct a
     }
 }
 
-INLINE void group_dot_q8_0(const char *codes, const struct act_group *const *acts, int n_rows, __m256i *n)
+INLINE void group_dot_q8_0(const char *codes, const char *const *acts, int n_rows, __m256i *n)
 {
     const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 8
@@ -153,15 +172,15 @@ INLINE void group_dot_q8_0(const char *codes, const struct act_group *const *act
         __m256i quad = load(codes + 32 * q), magnitude = _mm256_abs_epi8(quad);
 #pragma GCC unroll 8
         for (int t = 0; t < n_rows; t++) {
-            __m256i signed_q = _mm256_sign_epi8(broadcast(acts[t]->q + 4 * q), quad);
+            __m256i signed_q = _mm256_sign_epi8(broadcast(act_8(acts[t])->q + 4 * q), quad);
             __m256i wide = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed_q), ones);
             n[t] = q ? chain_add_epi32(n[t], wide) : wide;
         }
     }
 }
 
-INLINE void group_dot(enum dtype dtype, const char *codes, const char *scales,
-                      const struct act_group *const *acts, int n_rows, __m256i *n)
+INLINE void group_dot(enum dtype dtype, const char *codes, const char *scales, const char *const *acts,
+                      int n_rows, __m256i *n)
 {
     int bits = type_bits(dtype);
     if (bits == 8)
@@ -196,6 +215,94 @@ INLINE void group_scales(enum dtype dtype, const char *scales, int group, __m256
     }
 }
 
+/* acc[t] += step * scale * n[t] + offset * sum. */
+INLINE void group_accumulate(enum dtype dtype, __m256 step, __m256 offset, const __m256i *n,
+                             const char *const *acts, int n_rows, __m256 *acc)
+{
+#pragma GCC unroll 8
+    for (int t = 0; t < n_rows; t++) {
+        __m256 factor = _mm256_mul_ps(step, _mm256_set1_ps(act_head(acts[t])->scale));
+        acc[t] = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(n[t]), acc[t]);
+        if (type_has_offset(dtype))
+            acc[t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(act_head(acts[t])->sum), acc[t]);
+    }
+}
+
+/* One group, 8-bit activations. scales: of its scale block; group: within the block. */
+INLINE void group_add_8(enum dtype dtype, const char *codes, const char *scales, int group,
+                        const char *const *acts, int n_rows, __m256 *acc)
+{
+    __m256i n[MAX_ROWS];
+    __m256 step, offset;
+    group_dot(dtype, codes, scales + 16 + group * 16, acts, n_rows, n);
+    group_scales(dtype, scales, group, &step, &offset);
+    group_accumulate(dtype, step, offset, n, acts, n_rows, acc);
+}
+
+/* Quad q in 16 bits a code: columns 0 and 2 of each row, columns 1 and 3. */
+INLINE void quad_widen(enum dtype dtype, const char *codes, int q, __m256i *even, __m256i *odd)
+{
+    int bits = type_bits(dtype);
+    if (bits == 8) {
+        __m256i quad = load(codes + 32 * q);
+        *even = _mm256_srai_epi16(_mm256_slli_epi16(quad, 8), 8);
+        *odd = _mm256_srai_epi16(quad, 8);
+        return;
+    }
+    __m256i quad = quad_expand(bits, codes, q);
+    *even = _mm256_and_si256(quad, _mm256_set1_epi16(0xff));
+    *odd = _mm256_srli_epi16(quad, 8);
+}
+
+/* n[t] = the exact sum of code * q over quads [first, end), 16-bit activations, codes unsigned but for Q8_0.
+ */
+INLINE void quads_dot_16(enum dtype dtype, const char *codes, int first, int end, const char *const *acts,
+                         int n_rows, __m256i *n)
+{
+#pragma GCC unroll 8
+    for (int q = first; q < end; q++) {
+        __m256i even, odd;
+        quad_widen(dtype, codes, q, &even, &odd);
+#pragma GCC unroll 8
+        for (int t = 0; t < n_rows; t++) {
+            __m256i low = _mm256_madd_epi16(even, broadcast(act_16(acts[t])->q + 4 * q));
+            __m256i high = _mm256_madd_epi16(odd, broadcast(act_16(acts[t])->q + 4 * q + 2));
+            n[t] = q == first ? low : chain_add_epi32(n[t], low);
+            n[t] = chain_add_epi32(n[t], high);
+        }
+    }
+}
+
+/* Q6_K: the step of one half of a group. scales: int8 [2][8]. */
+INLINE __m256 half_step(__m256 step, const char *scales, int half)
+{
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)(scales + 8 * half));
+    return _mm256_mul_ps(step, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+}
+
+/* One group, 16-bit activations. */
+INLINE void group_add_16(enum dtype dtype, const char *codes, const char *scales, int group,
+                         const char *const *acts, int n_rows, __m256 *acc)
+{
+    __m256i n[MAX_ROWS];
+    __m256 step, offset;
+    group_scales(dtype, scales, group, &step, &offset);
+    if (dtype != DTYPE_Q6_K) {
+        quads_dot_16(dtype, codes, 0, TILE_QUADS, acts, n_rows, n);
+        group_accumulate(dtype, step, offset, n, acts, n_rows, acc);
+        return;
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        quads_dot_16(dtype, codes, 4 * half, 4 * half + 4, acts, n_rows, n);
+#pragma GCC unroll 8
+        for (int t = 0; t < n_rows; t++)
+            n[t] = _mm256_sub_epi32(n[t], _mm256_set1_epi32(32 * act_head(acts[t])->half_sum[half]));
+        group_accumulate(dtype, half_step(step, scales + 16 + group * 16, half), offset, n, acts, n_rows,
+                         acc);
+    }
+}
+
 INLINE void rows_store(const struct matmul_part *part, int tile, int row, __m256 acc)
 {
     int first = tile * TILE_ROWS, n = part->n_outputs - first;
@@ -218,7 +325,8 @@ INLINE void prefetch_group(const char *at, int code_bytes)
 }
 
 /* One tile times n_rows rows of activations (a constant, at most MAX_ROWS). */
-INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int tile, int first, int n_rows)
+INLINE void quantized_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile,
+                           int first, int n_rows)
 {
     const struct tile_format format = {
         .code_bytes = type_bits(dtype) * 32,
@@ -230,30 +338,25 @@ INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int
     };
     int n_groups = part->n_cols / TILE_GROUP;
     const char *at = part->tiles + (size_t)tile * part->tile_bytes;
-    const struct act_group *acts[MAX_ROWS];
+    const size_t act_bytes = act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+    const char *acts[MAX_ROWS];
     __m256 acc[MAX_ROWS];
 #pragma GCC unroll 8
     for (int t = 0; t < n_rows; t++) {
-        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups;
+        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups * act_bytes;
         acc[t] = _mm256_setzero_ps();
     }
     for (int g = 0; g < n_groups; g += format.groups_per_scale) {
         const char *scales = at;
         at += format.scale_bytes;
         for (int i = 0; i < format.groups_per_scale; i++, at += format.code_bytes) {
-            __m256i n[MAX_ROWS];
-            __m256 step, offset;
             prefetch_group(at, format.code_bytes);
-            group_dot(dtype, at, scales + 16 + i * 16, acts, n_rows, n);
-            group_scales(dtype, scales, i, &step, &offset);
+            if (act_bits == 16)
+                group_add_16(dtype, at, scales, i, acts, n_rows, acc);
+            else
+                group_add_8(dtype, at, scales, i, acts, n_rows, acc);
 #pragma GCC unroll 8
-            for (int t = 0; t < n_rows; t++) {
-                __m256 factor = _mm256_mul_ps(step, _mm256_set1_ps(acts[t]->scale));
-                acc[t] = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(n[t]), acc[t]);
-                if (type_has_offset(dtype))
-                    acc[t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(acts[t]->sum), acc[t]);
-                acts[t]++;
-            }
+            for (int t = 0; t < n_rows; t++) acts[t] += act_bytes;
         }
     }
 #pragma GCC unroll 8
@@ -288,33 +391,43 @@ INLINE void float_rows(enum dtype dtype, const struct matmul_part *part, int til
     for (int t = 0; t < n_rows; t++) rows_store(part, tile, first + t, acc[t]);
 }
 
-INLINE void tile_rows(enum dtype dtype, const struct matmul_part *part, int tile, int first, int n_rows)
+INLINE void tile_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile, int first,
+                      int n_rows)
 {
-    if (dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16)
-        float_rows(dtype, part, tile, first, n_rows);
+    if (type_is_quantized(dtype))
+        quantized_rows(dtype, act_bits, part, tile, first, n_rows);
     else
-        quantized_rows(dtype, part, tile, first, n_rows);
+        float_rows(dtype, part, tile, first, n_rows);
 }
 
-INLINE void part_of_type(enum dtype dtype, const struct matmul_part *part)
+INLINE void part_of_precision(enum dtype dtype, int act_bits, const struct matmul_part *part)
 {
     for (int tile = 0; tile < part->n_tiles; tile++) {
         int row = 0;
-        for (; row + MAX_ROWS <= part->n_rows; row += MAX_ROWS) tile_rows(dtype, part, tile, row, MAX_ROWS);
+        for (; row + MAX_ROWS <= part->n_rows; row += MAX_ROWS)
+            tile_rows(dtype, act_bits, part, tile, row, MAX_ROWS);
         switch (part->n_rows - row) {
         case 3:
-            tile_rows(dtype, part, tile, row, 3);
+            tile_rows(dtype, act_bits, part, tile, row, 3);
             break;
         case 2:
-            tile_rows(dtype, part, tile, row, 2);
+            tile_rows(dtype, act_bits, part, tile, row, 2);
             break;
         case 1:
-            tile_rows(dtype, part, tile, row, 1);
+            tile_rows(dtype, act_bits, part, tile, row, 1);
             break;
         default:
             break;
         }
     }
+}
+
+INLINE void part_of_type(enum dtype dtype, const struct matmul_part *part)
+{
+    if (part->act_bits == 16 && type_is_quantized(dtype))
+        part_of_precision(dtype, 16, part);
+    else
+        part_of_precision(dtype, 8, part);
 }
 
 static void part(enum dtype dtype, const struct matmul_part *part)

@@ -49,6 +49,21 @@ INLINE __m512i broadcast(const void *bytes)
     return _mm512_set1_epi32(word);
 }
 
+INLINE const struct act_head *act_head(const char *group)
+{
+    return (const void *)group;
+}
+
+INLINE const struct act_8 *act_8(const char *group)
+{
+    return (const void *)group;
+}
+
+INLINE const struct act_16 *act_16(const char *group)
+{
+    return (const void *)group;
+}
+
 INLINE int type_bits(enum dtype dtype)
 {
     switch (dtype) {
@@ -63,6 +78,11 @@ INLINE int type_bits(enum dtype dtype)
     default:
         return 4;
     }
+}
+
+INLINE bool type_is_quantized(enum dtype dtype)
+{
+    return dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16;
 }
 
 INLINE bool type_has_offset(enum dtype dtype)
@@ -93,7 +113,7 @@ INLINE __m512i quad_expand(int bits, const char *codes, size_t tile_bytes, int q
 
 /* n[t] = the exact sum of code * q over quads [first, end), codes unsigned. */
 INLINE void quads_dot(int bits, const char *codes, size_t tile_bytes, int first, int end,
-                      const struct act_group *const *acts, int n_rows, __m512i *n)
+                      const char *const *acts, int n_rows, __m512i *n)
 {
 #pragma GCC unroll 8
     for (int t = 0; t < n_rows; t++) n[t] = _mm512_setzero_si512();
@@ -102,13 +122,13 @@ INLINE void quads_dot(int bits, const char *codes, size_t tile_bytes, int first,
         __m512i quad = quad_expand(bits, codes, tile_bytes, q);
 #pragma GCC unroll 8
         for (int t = 0; t < n_rows; t++)
-            n[t] = _mm512_dpbusd_epi32(n[t], quad, broadcast(acts[t]->q + 4 * q));
+            n[t] = _mm512_dpbusd_epi32(n[t], quad, broadcast(act_8(acts[t])->q + 4 * q));
     }
 }
 
 /* Q6_K: scale * (sum - 32 * (sum of q)) of each half. scales: int8 [2][8] of each tile. */
-INLINE void group_dot_q6_k(const char *codes, const char *scales, size_t tile_bytes,
-                           const struct act_group *const *acts, int n_rows, __m512i *n)
+INLINE void group_dot_q6_k(const char *codes, const char *scales, size_t tile_bytes, const char *const *acts,
+                           int n_rows, __m512i *n)
 {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
@@ -117,7 +137,8 @@ INLINE void group_dot_q6_k(const char *codes, const char *scales, size_t tile_by
         quads_dot(6, codes, tile_bytes, 4 * half, 4 * half + 4, acts, n_rows, sum);
 #pragma GCC unroll 8
         for (int t = 0; t < n_rows; t++) {
-            __m512i centred = _mm512_sub_epi32(sum[t], _mm512_set1_epi32(32 * acts[t]->half_sum[half]));
+            __m512i centred =
+                _mm512_sub_epi32(sum[t], _mm512_set1_epi32(32 * act_head(acts[t])->half_sum[half]));
             __m512i scaled = _mm512_mullo_epi32(centred, scale);
             n[t] = half ? _mm512_add_epi32(n[t], scaled) : scaled;
         }
@@ -125,7 +146,7 @@ INLINE void group_dot_q6_k(const char *codes, const char *scales, size_t tile_by
 }
 
 INLINE void group_dot(enum dtype dtype, const char *codes, const char *scales, size_t tile_bytes,
-                      const struct act_group *const *acts, int n_rows, __m512i *n)
+                      const char *const *acts, int n_rows, __m512i *n)
 {
     int bits = type_bits(dtype);
     if (bits == 6) {
@@ -135,7 +156,7 @@ INLINE void group_dot(enum dtype dtype, const char *codes, const char *scales, s
     quads_dot(bits, codes, tile_bytes, 0, TILE_QUADS, acts, n_rows, n);
 #pragma GCC unroll 8
     for (int t = 0; bits == 8 && t < n_rows; t++) {
-        int total = acts[t]->half_sum[0] + acts[t]->half_sum[1];
+        int total = act_head(acts[t])->half_sum[0] + act_head(acts[t])->half_sum[1];
         n[t] = _mm512_sub_epi32(n[t], _mm512_set1_epi32(128 * total));
     }
 }
@@ -167,6 +188,95 @@ INLINE void group_scales(enum dtype dtype, const char *scales, size_t tile_bytes
     }
 }
 
+/* acc[t] += step * scale * n[t] + offset * sum. */
+INLINE void group_accumulate(enum dtype dtype, __m512 step, __m512 offset, const __m512i *n,
+                             const char *const *acts, int n_rows, __m512 *acc)
+{
+#pragma GCC unroll 8
+    for (int t = 0; t < n_rows; t++) {
+        __m512 factor = _mm512_mul_ps(step, _mm512_set1_ps(act_head(acts[t])->scale));
+        acc[t] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(n[t]), acc[t]);
+        if (type_has_offset(dtype))
+            acc[t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(act_head(acts[t])->sum), acc[t]);
+    }
+}
+
+/* One group, 8-bit activations. scales: of its scale block; group: within the block. */
+INLINE void group_add_8(enum dtype dtype, const char *codes, const char *scales, size_t tile_bytes, int group,
+                        const char *const *acts, int n_rows, __m512 *acc)
+{
+    __m512i n[MAX_ROWS];
+    __m512 step, offset;
+    group_dot(dtype, codes, scales + 16 + group * 16, tile_bytes, acts, n_rows, n);
+    group_scales(dtype, scales, tile_bytes, group, &step, &offset);
+    group_accumulate(dtype, step, offset, n, acts, n_rows, acc);
+}
+
+/* Quad q in 16 bits a code: columns 0 and 2 of each row, columns 1 and 3. */
+INLINE void quad_widen(enum dtype dtype, const char *codes, size_t tile_bytes, int q, __m512i *even,
+                       __m512i *odd)
+{
+    int bits = type_bits(dtype);
+    if (bits == 8) {
+        __m512i quad = load(codes + 32 * q, tile_bytes);
+        *even = _mm512_srai_epi16(_mm512_slli_epi16(quad, 8), 8);
+        *odd = _mm512_srai_epi16(quad, 8);
+        return;
+    }
+    __m512i quad = quad_expand(bits, codes, tile_bytes, q);
+    *even = _mm512_and_si512(quad, _mm512_set1_epi16(0xff));
+    *odd = _mm512_srli_epi16(quad, 8);
+}
+
+/* n[t] = the exact sum of code * q over quads [first, end), 16-bit activations, codes unsigned but for Q8_0.
+ */
+INLINE void quads_dot_16(enum dtype dtype, const char *codes, size_t tile_bytes, int first, int end,
+                         const char *const *acts, int n_rows, __m512i *n)
+{
+#pragma GCC unroll 8
+    for (int t = 0; t < n_rows; t++) n[t] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int q = first; q < end; q++) {
+        __m512i even, odd;
+        quad_widen(dtype, codes, tile_bytes, q, &even, &odd);
+#pragma GCC unroll 8
+        for (int t = 0; t < n_rows; t++) {
+            n[t] = _mm512_dpwssd_epi32(n[t], even, broadcast(act_16(acts[t])->q + 4 * q));
+            n[t] = _mm512_dpwssd_epi32(n[t], odd, broadcast(act_16(acts[t])->q + 4 * q + 2));
+        }
+    }
+}
+
+/* Q6_K: the step of one half of a group. scales: int8 [2][8]. */
+INLINE __m512 half_step(__m512 step, const char *scales, size_t tile_bytes, int half)
+{
+    __m512i bytes = _mm512_cvtepi8_epi32(load_8(scales + 8 * half, tile_bytes));
+    return _mm512_mul_ps(step, _mm512_cvtepi32_ps(bytes));
+}
+
+/* One group, 16-bit activations. */
+INLINE void group_add_16(enum dtype dtype, const char *codes, const char *scales, size_t tile_bytes,
+                         int group, const char *const *acts, int n_rows, __m512 *acc)
+{
+    __m512i n[MAX_ROWS];
+    __m512 step, offset;
+    group_scales(dtype, scales, tile_bytes, group, &step, &offset);
+    if (dtype != DTYPE_Q6_K) {
+        quads_dot_16(dtype, codes, tile_bytes, 0, TILE_QUADS, acts, n_rows, n);
+        group_accumulate(dtype, step, offset, n, acts, n_rows, acc);
+        return;
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        quads_dot_16(dtype, codes, tile_bytes, 4 * half, 4 * half + 4, acts, n_rows, n);
+#pragma GCC unroll 8
+        for (int t = 0; t < n_rows; t++)
+            n[t] = _mm512_sub_epi32(n[t], _mm512_set1_epi32(32 * act_head(acts[t])->half_sum[half]));
+        group_accumulate(dtype, half_step(step, scales + 16 + group * 16, tile_bytes, half), offset, n, acts,
+                         n_rows, acc);
+    }
+}
+
 INLINE void rows_store(const struct matmul_part *part, int tile, int row, __m512 acc)
 {
     int first = tile * TILE_ROWS, n = part->n_outputs - first;
@@ -186,7 +296,8 @@ INLINE void prefetch_group(const char *at, size_t tile_bytes, int code_bytes)
 }
 
 /* Two tiles, `tile` and the next, times n_rows rows of activations (a constant, at most MAX_ROWS). */
-INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int tile, int first, int n_rows)
+INLINE void quantized_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile,
+                           int first, int n_rows)
 {
     const struct tile_format format = {
         .code_bytes = type_bits(dtype) * 32,
@@ -198,30 +309,25 @@ INLINE void quantized_rows(enum dtype dtype, const struct matmul_part *part, int
     };
     int n_groups = part->n_cols / TILE_GROUP;
     const char *at = part->tiles + (size_t)tile * part->tile_bytes;
-    const struct act_group *acts[MAX_ROWS];
+    const size_t act_bytes = act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+    const char *acts[MAX_ROWS];
     __m512 acc[MAX_ROWS];
 #pragma GCC unroll 8
     for (int t = 0; t < n_rows; t++) {
-        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups;
+        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups * act_bytes;
         acc[t] = _mm512_setzero_ps();
     }
     for (int g = 0; g < n_groups; g += format.groups_per_scale) {
         const char *scales = at;
         at += format.scale_bytes;
         for (int i = 0; i < format.groups_per_scale; i++, at += format.code_bytes) {
-            __m512i n[MAX_ROWS];
-            __m512 step, offset;
             prefetch_group(at, part->tile_bytes, format.code_bytes);
-            group_dot(dtype, at, scales + 16 + i * 16, part->tile_bytes, acts, n_rows, n);
-            group_scales(dtype, scales, part->tile_bytes, i, &step, &offset);
+            if (act_bits == 16)
+                group_add_16(dtype, at, scales, part->tile_bytes, i, acts, n_rows, acc);
+            else
+                group_add_8(dtype, at, scales, part->tile_bytes, i, acts, n_rows, acc);
 #pragma GCC unroll 8
-            for (int t = 0; t < n_rows; t++) {
-                __m512 factor = _mm512_mul_ps(step, _mm512_set1_ps(acts[t]->scale));
-                acc[t] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(n[t]), acc[t]);
-                if (type_has_offset(dtype))
-                    acc[t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(acts[t]->sum), acc[t]);
-                acts[t]++;
-            }
+            for (int t = 0; t < n_rows; t++) acts[t] += act_bytes;
         }
     }
 #pragma GCC unroll 8
@@ -256,26 +362,28 @@ INLINE void float_rows(enum dtype dtype, const struct matmul_part *part, int til
     for (int t = 0; t < n_rows; t++) rows_store(part, tile, first + t, acc[t]);
 }
 
-INLINE void tile_rows(enum dtype dtype, const struct matmul_part *part, int tile, int first, int n_rows)
+INLINE void tile_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile, int first,
+                      int n_rows)
 {
-    if (dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16)
-        float_rows(dtype, part, tile, first, n_rows);
+    if (type_is_quantized(dtype))
+        quantized_rows(dtype, act_bits, part, tile, first, n_rows);
     else
-        quantized_rows(dtype, part, tile, first, n_rows);
+        float_rows(dtype, part, tile, first, n_rows);
 }
 
 /* Rows of activations in blocks of 8, 4 and 1 (the same bits in any cut). */
-INLINE void part_of_type(enum dtype dtype, const struct matmul_part *part)
+INLINE void part_of_precision(enum dtype dtype, int act_bits, const struct matmul_part *part)
 {
     int tile = 0;
     for (; tile + 2 <= part->n_tiles; tile += 2) {
         int row = 0;
-        for (; row + MAX_ROWS <= part->n_rows; row += MAX_ROWS) tile_rows(dtype, part, tile, row, MAX_ROWS);
+        for (; row + MAX_ROWS <= part->n_rows; row += MAX_ROWS)
+            tile_rows(dtype, act_bits, part, tile, row, MAX_ROWS);
         if (row + 4 <= part->n_rows) {
-            tile_rows(dtype, part, tile, row, 4);
+            tile_rows(dtype, act_bits, part, tile, row, 4);
             row += 4;
         }
-        for (; row < part->n_rows; row++) tile_rows(dtype, part, tile, row, 1);
+        for (; row < part->n_rows; row++) tile_rows(dtype, act_bits, part, tile, row, 1);
     }
     if (tile == part->n_tiles) return;
     struct matmul_part last = *part;
@@ -285,6 +393,14 @@ INLINE void part_of_type(enum dtype dtype, const struct matmul_part *part)
     last.bias = part->bias ? part->bias + tile * TILE_ROWS : NULL;
     last.out += tile * TILE_ROWS;
     matmul_avx2.part(dtype, &last);
+}
+
+INLINE void part_of_type(enum dtype dtype, const struct matmul_part *part)
+{
+    if (part->act_bits == 16 && type_is_quantized(dtype))
+        part_of_precision(dtype, 16, part);
+    else
+        part_of_precision(dtype, 8, part);
 }
 
 static void part(enum dtype dtype, const struct matmul_part *part)

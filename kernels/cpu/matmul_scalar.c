@@ -7,8 +7,9 @@
 
 /* One row's share of one group. */
 struct row_group {
-    int codes[TILE_GROUP]; /* with their sign and, for Q6_K, multiplied by the half's scale */
+    int codes[TILE_GROUP]; /* with their sign; Q6_K: c - 32 */
     float step, offset;
+    int half_scale[2]; /* Q6_K */
 };
 
 static float half_at(const char *halves, int row)
@@ -33,10 +34,9 @@ static int packed_code(enum dtype dtype, const uint8_t *codes, int row, int colu
 static struct row_group row_group_read(enum dtype dtype, const char *codes, const char *scales, int group,
                                        int row)
 {
-    struct row_group out;
+    struct row_group out = {0};
     for (int c = 0; c < TILE_GROUP; c++) out.codes[c] = packed_code(dtype, (const uint8_t *)codes, row, c);
     out.step = half_at(scales, row);
-    out.offset = 0.0f;
     switch (dtype) {
     case DTYPE_Q4_0:
         out.offset = -8.0f * out.step;
@@ -56,8 +56,9 @@ static struct row_group row_group_read(enum dtype dtype, const char *codes, cons
         break;
     }
     case DTYPE_Q6_K:
-        for (int c = 0; c < TILE_GROUP; c++)
-            out.codes[c] = (out.codes[c] - 32) * (int8_t)scales[16 + group * 16 + c / 16 * 8 + row];
+        for (int c = 0; c < TILE_GROUP; c++) out.codes[c] -= 32;
+        for (int half = 0; half < 2; half++)
+            out.half_scale[half] = (int8_t)scales[16 + group * 16 + half * 8 + row];
         break;
     default:
         break;
@@ -70,22 +71,58 @@ static bool has_offset(enum dtype dtype)
     return dtype != DTYPE_Q8_0 && dtype != DTYPE_Q6_K;
 }
 
-static float quantized_dot(enum dtype dtype, const char *tile, int row, int n_groups,
-                           const struct act_group *acts)
+/* The 32 activations in column order. */
+static void act_codes(int bits, const char *group, int codes[TILE_GROUP])
+{
+    static const int place[4] = {0, 2, 1, 3};
+    const struct act_8 *narrow = (const void *)group;
+    const struct act_16 *wide = (const void *)group;
+    for (int c = 0; c < TILE_GROUP; c++)
+        codes[c] = bits == 16 ? wide->q[c / 4 * 4 + place[c % 4]] : narrow->q[c];
+}
+
+static int32_t codes_dot(const int *a, const int *b, int n)
+{
+    int32_t sum = 0;
+    for (int i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static float group_add(enum dtype dtype, int act_bits, const struct row_group *weight, const char *group,
+                       float acc)
+{
+    const struct act_head *head = (const void *)group;
+    int q[TILE_GROUP], halves[2];
+    act_codes(act_bits, group, q);
+    for (int half = 0; half < 2; half++)
+        halves[half] = codes_dot(weight->codes + 16 * half, q + 16 * half, 16);
+    if (dtype == DTYPE_Q6_K && act_bits == 16) {
+        for (int half = 0; half < 2; half++) {
+            float step = weight->step * (float)weight->half_scale[half];
+            acc = fmaf(step * head->scale, (float)halves[half], acc);
+        }
+        return acc;
+    }
+    int32_t n = dtype == DTYPE_Q6_K ? weight->half_scale[0] * halves[0] + weight->half_scale[1] * halves[1]
+                                    : halves[0] + halves[1];
+    acc = fmaf(weight->step * head->scale, (float)n, acc);
+    return has_offset(dtype) ? fmaf(weight->offset, head->sum, acc) : acc;
+}
+
+static float quantized_dot(enum dtype dtype, const char *tile, int row, int n_groups, int act_bits,
+                           const char *acts)
 {
     struct tile_format format = tile_format(dtype);
-    const char *scales = tile, *codes = tile + format.scale_bytes;
+    size_t act_bytes = act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+    const char *at = tile, *scales = tile;
     float acc = 0.0f;
-    for (int g = 0; g < n_groups; g++, codes += format.code_bytes) {
-        if (g && g % format.groups_per_scale == 0) {
-            scales = codes;
-            codes += format.scale_bytes;
+    for (int g = 0; g < n_groups; g++, at += format.code_bytes) {
+        if (g % format.groups_per_scale == 0) {
+            scales = at;
+            at += format.scale_bytes;
         }
-        struct row_group weight = row_group_read(dtype, codes, scales, g % format.groups_per_scale, row);
-        int32_t n = 0;
-        for (int c = 0; c < TILE_GROUP; c++) n += weight.codes[c] * acts[g].q[c];
-        acc = fmaf(weight.step * acts[g].scale, (float)n, acc);
-        if (has_offset(dtype)) acc = fmaf(weight.offset, acts[g].sum, acc);
+        struct row_group weight = row_group_read(dtype, at, scales, g % format.groups_per_scale, row);
+        acc = group_add(dtype, act_bits, &weight, acts + (size_t)g * act_bytes, acc);
     }
     return acc;
 }
@@ -105,6 +142,8 @@ static float float_dot(enum dtype dtype, const char *tile, int row, int n_cols, 
 static void part(enum dtype dtype, const struct matmul_part *part)
 {
     int n_groups = part->n_cols / TILE_GROUP;
+    size_t act_bytes = part->act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+    size_t act_row_bytes = (size_t)n_groups * act_bytes;
     for (int output = 0; output < part->n_outputs; output++) {
         const char *tile = part->tiles + (size_t)(output / TILE_ROWS) * part->tile_bytes;
         int row = output % TILE_ROWS;
@@ -113,7 +152,8 @@ static void part(enum dtype dtype, const struct matmul_part *part)
             if (dtype_block_elements(dtype) == 1)
                 acc = float_dot(dtype, tile, row, part->n_cols, part->x + (size_t)t * (size_t)part->n_cols);
             else
-                acc = quantized_dot(dtype, tile, row, n_groups, part->groups + (size_t)t * (size_t)n_groups);
+                acc = quantized_dot(dtype, tile, row, n_groups, part->act_bits,
+                                    part->groups + (size_t)t * act_row_bytes);
             matmul_store(&acc, part->bias ? part->bias + output : NULL, 1,
                          part->out + (size_t)t * part->out_stride + output);
         }

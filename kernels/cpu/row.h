@@ -7,13 +7,15 @@
  * Operations on rows and elements. Sums over a row are sixteen partial sums, lane = index mod 16, each in
  * increasing order, then lane i += lane i+8, i+4, i+2, i+1. See row_scalar.c for the rest.
  */
-struct act_group; /* matmul.h */
+struct act_8; /* matmul.h */
+struct act_16;
 
 struct row_kernels {
     /* One row of n. */
     void (*rmsnorm)(const float *x, const float *gain, float eps, int n, float *out);
     /* n a multiple of 32. */
-    void (*quantize)(const float *x, int n, struct act_group *groups);
+    void (*quantize_8)(const float *x, int n, struct act_8 *groups);
+    void (*quantize_16)(const float *x, int n, struct act_16 *groups);
     /* One token: x [n_heads][head_dim], cos and sin [head_dim/2]. */
     void (*rope)(float *x, int n_heads, int head_dim, const float *cos, const float *sin);
     void (*swiglu)(const float *gate, const float *up, size_t n, float *out);

@@ -51,27 +51,22 @@ static int32_t lanes_sum_i32(__m128i v)
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
 
-static __m256i round_to_codes(__m256 values)
+static __m256i round_to_codes(__m256 values, int32_t largest)
 {
     __m256i bits = _mm256_castps_si256(_mm256_add_ps(values, _mm256_set1_ps(0x1.8p+23f)));
     __m256i codes = _mm256_sub_epi32(bits, _mm256_set1_epi32(0x4b400000));
-    codes = _mm256_min_epi32(codes, _mm256_set1_epi32(127));
-    return _mm256_max_epi32(codes, _mm256_set1_epi32(-127));
+    codes = _mm256_min_epi32(codes, _mm256_set1_epi32(largest));
+    return _mm256_max_epi32(codes, _mm256_set1_epi32(-largest));
 }
 
-/* Sums of a half's 16 codes, given as two registers: by pair of columns, times 32, and all together. */
-static void half_sums(__m256i a, __m256i b, int half, struct act_group *group)
+/* Sums of the 16 codes of a half over columns 4i, 4i+1, 4i+2, 4i+3. */
+static __m128i half_column_sums(const __m256i codes[2])
 {
-    __m256i both = _mm256_add_epi32(a, b);
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-    int32_t sums[4]; /* over columns 4i, 4i+1, 4i+2, 4i+3 */
-    _mm_storeu_si128((__m128i *)sums, four);
-    group->half_sum[half] = lanes_sum_i32(four);
-    group->pair_sum[half][0] = (int16_t)(32 * (sums[0] + sums[1]));
-    group->pair_sum[half][1] = (int16_t)(32 * (sums[2] + sums[3]));
+    __m256i both = _mm256_add_epi32(codes[0], codes[1]);
+    return _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
 }
 
-static void quantize_group(const float *x, struct act_group *group)
+static inline void codes_of_group(const float *x, int32_t largest, __m256i codes[4], struct act_head *head)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     __m256 v[4], amaxes = _mm256_setzero_ps();
@@ -80,23 +75,46 @@ static void quantize_group(const float *x, struct act_group *group)
         amaxes = _mm256_max_ps(_mm256_andnot_ps(sign, v[i]), amaxes);
     }
     float amax = lanes_max(amaxes);
-    __m256 inverse = _mm256_set1_ps(amax > 0.0f ? 127.0f / amax : 0.0f);
-    __m256i codes[4];
-    for (int i = 0; i < 4; i++) codes[i] = round_to_codes(_mm256_mul_ps(v[i], inverse));
-    __m256i low = _mm256_packs_epi32(codes[0], codes[1]), high = _mm256_packs_epi32(codes[2], codes[3]);
-    __m256i bytes = _mm256_packs_epi16(low, high); /* each pack works within 128-bit halves */
-    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)group->q, bytes);
-    half_sums(codes[0], codes[1], 0, group);
-    half_sums(codes[2], codes[3], 1, group);
-    group->scale = amax / 127.0f;
-    group->sum = group->scale * (float)(group->half_sum[0] + group->half_sum[1]);
-    group->unused[0] = group->unused[1] = 0;
+    __m256 inverse = _mm256_set1_ps(amax > 0.0f ? (float)largest / amax : 0.0f);
+    for (int i = 0; i < 4; i++) codes[i] = round_to_codes(_mm256_mul_ps(v[i], inverse), largest);
+    for (int half = 0; half < 2; half++)
+        head->half_sum[half] = lanes_sum_i32(half_column_sums(codes + 2 * half));
+    head->scale = amax / (float)largest;
+    head->sum = head->scale * (float)(head->half_sum[0] + head->half_sum[1]);
 }
 
-static void quantize(const float *x, int n, struct act_group *groups)
+static void quantize_8(const float *x, int n, struct act_8 *groups)
 {
-    for (int g = 0; g < n / TILE_GROUP; g++) quantize_group(x + g * TILE_GROUP, &groups[g]);
+    for (struct act_8 *group = groups; group < groups + n / TILE_GROUP; group++, x += TILE_GROUP) {
+        __m256i codes[4];
+        codes_of_group(x, 127, codes, &group->head);
+        __m256i low = _mm256_packs_epi32(codes[0], codes[1]), high = _mm256_packs_epi32(codes[2], codes[3]);
+        __m256i bytes = _mm256_packs_epi16(low, high); /* each pack works within 128-bit halves */
+        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256((__m256i *)group->q, bytes);
+        for (int half = 0; half < 2; half++) {
+            int32_t sums[4];
+            _mm_storeu_si128((__m128i *)sums, half_column_sums(codes + 2 * half));
+            group->pair_sum[half][0] = (int16_t)(32 * (sums[0] + sums[1]));
+            group->pair_sum[half][1] = (int16_t)(32 * (sums[2] + sums[3]));
+        }
+        group->unused[0] = group->unused[1] = 0;
+    }
+}
+
+static void quantize_16(const float *x, int n, struct act_16 *groups)
+{
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5,
+                                           2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+    for (struct act_16 *group = groups; group < groups + n / TILE_GROUP; group++, x += TILE_GROUP) {
+        __m256i codes[4];
+        codes_of_group(x, 32767, codes, &group->head);
+        for (int half = 0; half < 2; half++) {
+            __m256i words = _mm256_packs_epi32(codes[2 * half], codes[2 * half + 1]);
+            words = _mm256_permute4x64_epi64(words, 0xd8); /* the pack works within 128-bit halves */
+            _mm256_storeu_si256((__m256i *)(group->q + 16 * half), _mm256_shuffle_epi8(words, order));
+        }
+    }
 }
 
 static void rope(float *x, int n_heads, int head_dim, const float *cosines, const float *sines)
@@ -138,4 +156,4 @@ static void add(float *x, const float *y, size_t n)
     for (; i < n; i++) x[i] += y[i];
 }
 
-const struct row_kernels row_avx2 = {rmsnorm, quantize, rope, swiglu, add};
+const struct row_kernels row_avx2 = {rmsnorm, quantize_8, quantize_16, rope, swiglu, add};

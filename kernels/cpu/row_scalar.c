@@ -26,37 +26,52 @@ static void rmsnorm(const float *x, const float *gain, float eps, int n, float *
 }
 
 /* To the nearest integer, ties to even, by adding 1.5 * 2^23: defined for every input, infinities and NaN
-   included, and then held within int8. */
-static int32_t round_to_code(float value)
+   included, and then held within [-largest, largest]. */
+static int32_t round_to_code(float value, int32_t largest)
 {
     float shifted = value + 0x1.8p+23f;
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     int32_t code = (int32_t)(bits - 0x4b400000u);
-    return code > 127 ? 127 : code < -127 ? -127 : code;
+    return code > largest ? largest : code < -largest ? -largest : code;
 }
 
-static void quantize_group(const float *x, struct act_group *group)
+static void codes_of_group(const float *x, int32_t largest, int32_t codes[TILE_GROUP], struct act_head *head)
 {
     float amax = 0.0f;
     for (int i = 0; i < TILE_GROUP; i++) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
-    float inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
-    memset(group, 0, sizeof *group);
-    int pair[2][2] = {0};
+    float inverse = amax > 0.0f ? (float)largest / amax : 0.0f;
+    head->half_sum[0] = head->half_sum[1] = 0;
     for (int i = 0; i < TILE_GROUP; i++) {
-        int32_t code = round_to_code(x[i] * inverse);
-        group->q[i] = (int8_t)code;
-        group->half_sum[i / 16] += code;
-        pair[i / 16][i / 2 % 2] += code;
+        codes[i] = round_to_code(x[i] * inverse, largest);
+        head->half_sum[i / 16] += codes[i];
     }
-    for (int i = 0; i < 4; i++) group->pair_sum[i / 2][i % 2] = (int16_t)(32 * pair[i / 2][i % 2]);
-    group->scale = amax / 127.0f;
-    group->sum = group->scale * (float)(group->half_sum[0] + group->half_sum[1]);
+    head->scale = amax / (float)largest;
+    head->sum = head->scale * (float)(head->half_sum[0] + head->half_sum[1]);
 }
 
-static void quantize(const float *x, int n, struct act_group *groups)
+static void quantize_8(const float *x, int n, struct act_8 *groups)
 {
-    for (int g = 0; g < n / TILE_GROUP; g++) quantize_group(x + g * TILE_GROUP, &groups[g]);
+    int32_t codes[TILE_GROUP];
+    for (struct act_8 *group = groups; group < groups + n / TILE_GROUP; group++, x += TILE_GROUP) {
+        memset(group, 0, sizeof *group);
+        codes_of_group(x, 127, codes, &group->head);
+        for (int i = 0; i < TILE_GROUP; i++) {
+            int16_t *pair = &group->pair_sum[i / 16][i / 2 % 2];
+            group->q[i] = (int8_t)codes[i];
+            *pair = (int16_t)(*pair + 32 * codes[i]);
+        }
+    }
+}
+
+static void quantize_16(const float *x, int n, struct act_16 *groups)
+{
+    static const int order[4] = {0, 2, 1, 3};
+    int32_t codes[TILE_GROUP];
+    for (struct act_16 *group = groups; group < groups + n / TILE_GROUP; group++, x += TILE_GROUP) {
+        codes_of_group(x, 32767, codes, &group->head);
+        for (int i = 0; i < TILE_GROUP; i++) group->q[i] = (int16_t)codes[i / 4 * 4 + order[i % 4]];
+    }
 }
 
 static void rope(float *x, int n_heads, int head_dim, const float *cosines, const float *sines)
@@ -81,4 +96,4 @@ static void add(float *x, const float *y, size_t n)
     for (size_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-const struct row_kernels row_scalar = {rmsnorm, quantize, rope, swiglu, add};
+const struct row_kernels row_scalar = {rmsnorm, quantize_8, quantize_16, rope, swiglu, add};

@@ -7,7 +7,7 @@
 #include <time.h>
 
 /*
- * bench_matmul [threads] [level] [milliseconds per measurement] [wall|cpu]
+ * bench_matmul [threads] [level] [milliseconds per measurement] [wall|cpu] [8|16 bits]
  *
  * Products with the shapes of SmolLM2-135M and Qwen2.5-1.5B: best of several runs, in 10^9 multiply-adds a
  * second and in GB/s of packed weights. Copies of a matrix are used in turn, so that small ones do not stay
@@ -125,7 +125,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", info.message);
         return 1;
     }
-    printf("%s, %d threads\n", backend->name, threads);
+    backend->activation_bits = argc > 5 ? atoi(argv[5]) : 8;
+    printf("%s, %d threads, %d-bit activations\n", backend->name, threads, backend->activation_bits);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) case_run(backend, &cases[i], budget_s);
     backend->destroy(backend);
     workers_free(workers);

@@ -88,13 +88,16 @@ static float *random_floats(size_t n, float scale)
     return x;
 }
 
+static int act_bits; /* every test runs with 8 and with 16 */
+
 struct fixture {
     struct workers *workers;
     struct backend *backend[CPU_LEVELS]; /* NULL where the processor lacks it */
 };
 
-static int setup(void **state)
+static int setup_bits(void **state, int bits)
 {
+    act_bits = bits;
     static struct fixture fixture;
     static const char *const names[] = {"scalar", "avx2", "avx512"};
     struct err_info info;
@@ -106,6 +109,16 @@ static int setup(void **state)
     }
     *state = &fixture;
     return 0;
+}
+
+static int setup_8(void **state)
+{
+    return setup_bits(state, 8);
+}
+
+static int setup_16(void **state)
+{
+    return setup_bits(state, 16);
 }
 
 static int teardown(void **state)
@@ -138,6 +151,7 @@ static void multiply(struct backend *backend, enum dtype dtype, int n_rows, int 
                      const int32_t *order, const float *x, int n_x, const float *bias, float *out)
 {
     struct weight *weight = weight_of(backend, dtype, n_rows, n_cols, data, order);
+    backend->activation_bits = act_bits;
     struct acts *acts = backend->acts_create(backend, n_x, n_cols);
     assert_non_null(acts);
     backend->prepare(backend, x, n_x, n_cols, acts);
@@ -152,9 +166,10 @@ static void expected_acts(enum dtype dtype, const float *x, int n, double *out)
     for (int g = 0; g < n; g += 32) {
         float amax = 0;
         for (int i = g; i < g + 32; i++) amax = fmaxf(amax, fabsf(x[i]));
-        float inverse = amax > 0 ? 127.0f / amax : 0;
+        float largest = act_bits == 16 ? 32767.0f : 127.0f, inverse = amax > 0 ? largest / amax : 0;
         for (int i = g; i < g + 32; i++)
-            out[i] = dtype_block_elements(dtype) == 1 ? (double)x[i] : rint(x[i] * inverse) * (amax / 127.0f);
+            out[i] =
+                dtype_block_elements(dtype) == 1 ? (double)x[i] : rint(x[i] * inverse) * (amax / largest);
     }
 }
 
@@ -350,5 +365,6 @@ int main(void)
         cmocka_unit_test(test_row_order_and_gather),
         cmocka_unit_test(test_bad_shapes),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests_name("8-bit activations", tests, setup_8, teardown) +
+           cmocka_run_group_tests_name("16-bit activations", tests, setup_16, teardown);
 }
