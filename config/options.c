@@ -128,6 +128,14 @@ static const struct option rows[] = {
      .default_value = "auto",
      .choices = "auto|scalar|avx2|avx512",
      .help = "instructions that may be used; results do not depend on it"},
+    {.name = "activation-bits",
+     .group = "Processor",
+     .kind = OPTION_CHOICE,
+     .offset = FIELD(activation_bits),
+     .default_value = "auto",
+     .choices = "auto|8|16",
+     .help = "precision of activations in products with quantized weights; auto: 16 for models of fewer than "
+             "a billion parameters, 8 for larger ones"},
 
     {.name = "host",
      .group = "Network",

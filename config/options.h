@@ -33,14 +33,15 @@ struct options {
     int max_queue;        /* requests waiting; more get 429 */
     int max_connections;
     int64_t max_body_bytes;
-    int header_timeout_ms;  /* a request's header must be complete by then */
-    int idle_timeout_ms;    /* keep-alive connections without traffic are closed */
-    int drain_timeout_ms;   /* after SIGTERM, running requests have this long */
-    const char *api_key;    /* bearer token that clients must send; NULL: none */
-    const char *log_level;  /* debug, info, warn, error */
-    const char *log_format; /* text, json */
-    const char *cpu;        /* auto, scalar, avx2, avx512: the most the kernels may use */
-    const char *config;     /* path of the config file; NULL: none */
+    int header_timeout_ms;       /* a request's header must be complete by then */
+    int idle_timeout_ms;         /* keep-alive connections without traffic are closed */
+    int drain_timeout_ms;        /* after SIGTERM, running requests have this long */
+    const char *api_key;         /* bearer token that clients must send; NULL: none */
+    const char *log_level;       /* debug, info, warn, error */
+    const char *log_format;      /* text, json */
+    const char *cpu;             /* auto, scalar, avx2, avx512: the most the kernels may use */
+    const char *activation_bits; /* auto, 8, 16 */
+    const char *config;          /* path of the config file; NULL: none */
     bool help, version, print_config;
     struct option_state *state; /* strings and origins, options.c's own */
 };

@@ -92,10 +92,10 @@ struct kv_seal_args {
 struct backend {
     const char *name; /* "cpu (avx2)" */
     void *state;
-    /* Bits of quantized activations, 8 or 16 (per 32 columns, with an fp32 scale); 0: model_load chooses.
-       Read by acts_create. With 8, products are twice as fast where arithmetic bounds them (prefill); their
-       noise, a KL of .002 to fp32 on a model of 135 million parameters and .0008 on one of 500, is enough to
-       turn close greedy choices. With 16 there is none to speak of. */
+    /* Bits of quantized activations that the user asks for, 8 or 16; 0: model_load chooses. With 8, products
+       are half as fast again where arithmetic bounds them (prefill, large batches); their noise (a KL of .002
+       to fp32 on a model of 135 million parameters, .0008 on one of 500) is enough to turn close greedy
+       choices. With 16 there is none to speak of. */
     int activation_bits;
 
     /* Memory of the device, 64-byte aligned; NULL when short. */
@@ -108,8 +108,8 @@ struct backend {
     size_t (*weight_bytes)(
         const struct weight *weight); /* memory it holds itself (not the borrowed mapping) */
 
-    /* Room for up to max_rows x max_cols prepared activations. NULL when memory is short. */
-    struct acts *(*acts_create)(struct backend *backend, int max_rows, int max_cols);
+    /* Room for up to max_rows x max_cols prepared activations, of 8 or 16 bits. NULL when memory is short. */
+    struct acts *(*acts_create)(struct backend *backend, int max_rows, int max_cols, int bits);
     void (*acts_free)(struct backend *backend, struct acts *acts);
 
     /* out[t] = row tokens[t] of the embedding matrix. */

@@ -10,11 +10,20 @@
 #include <assert.h>
 #include <stdlib.h>
 
+static const int64_t SMALL_MODEL_PARAMS = 1000000000;
+
 static float *scratch_alloc(struct model *model, size_t rows, size_t width)
 {
     size_t bytes = rows * width * sizeof(float);
     model->scratch.bytes += bytes;
     return model->backend->alloc(model->backend, bytes);
+}
+
+/* Small models feel the noise of 8-bit activations most, and cost least. */
+static int activation_bits(const struct model *model)
+{
+    if (model->backend->activation_bits) return model->backend->activation_bits;
+    return model->config.n_params < SMALL_MODEL_PARAMS ? 16 : 8;
 }
 
 static enum err scratch_create(struct model *model, struct err_info *info)
@@ -34,8 +43,8 @@ static enum err scratch_create(struct model *model, struct err_info *info)
     s->seal_blocks = calloc(rows, sizeof(*s->seal_blocks));
     s->seal_index = calloc(rows, sizeof *s->seal_index);
     size_t columns = wide > embd ? wide : embd;
-    model->acts =
-        model->backend->acts_create(model->backend, model->max_rows, (int)(ff > columns ? ff : columns));
+    model->acts = model->backend->acts_create(model->backend, model->max_rows,
+                                              (int)(ff > columns ? ff : columns), activation_bits(model));
     if (!s->x || !s->h || !s->halves || !s->cos || !s->sin || !s->logits || !s->seal_blocks ||
         !s->seal_index || !model->acts) {
         return err_set(info, ERR_MEMORY, "no memory for the activations of %d tokens (%zu bytes)",
@@ -85,8 +94,11 @@ enum err model_load(const struct gguf *gguf, struct backend *backend, int max_ro
     if (!err) err = scratch_create(model, info);
     if (err) goto out;
     gguf_release_pages(gguf);
-    log_info("model", "%lld parameters; the backend holds %zu bytes of weights and %zu of activations",
-             (long long)c->n_params, model_weight_bytes(model), model_scratch_bytes(model));
+    log_info("model",
+             "%lld parameters; the backend holds %zu bytes of weights and %zu of activations, which products "
+             "take with %d bits",
+             (long long)c->n_params, model_weight_bytes(model), model_scratch_bytes(model),
+             activation_bits(model));
     *out = model;
     model = NULL;
 out:

@@ -32,10 +32,7 @@ static void cpu_destroy(struct backend *backend)
 {
     if (!backend) return;
     struct cpu_state *cpu = backend->state;
-    if (cpu) {
-        kv_backend_detach(backend);
-        free(cpu->scratch);
-    }
+    if (cpu) kv_backend_detach(backend);
     free(cpu);
     free(backend);
 }

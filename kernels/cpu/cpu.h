@@ -20,18 +20,11 @@ struct cpu_state {
     const struct matmul_kernels *matmul;
     const struct row_kernels *rows;
     struct kv_backend *kv;
-    char *scratch;        /* [workers][scratch_bytes], 64-byte aligned: free for use within one operation */
-    size_t scratch_bytes; /* of one worker */
 };
 
 static inline struct cpu_state *cpu_state(const struct backend *backend)
 {
     return backend->state;
-}
-
-static inline void *cpu_scratch(const struct cpu_state *cpu, int worker)
-{
-    return cpu->scratch + (size_t)worker * cpu->scratch_bytes;
 }
 
 #endif

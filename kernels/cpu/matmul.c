@@ -134,14 +134,15 @@ void matmul_gather(struct backend *backend, const struct weight *weight, const i
 
 /* ---- activations ---- */
 
-struct acts *matmul_acts_create(struct backend *backend, int max_rows, int max_cols)
+struct acts *matmul_acts_create(struct backend *backend, int max_rows, int max_cols, int bits)
 {
+    assert(bits == 8 || bits == 16);
     assert(max_rows > 0 && max_cols > 0 && max_cols % TILE_GROUP == 0);
     struct acts *acts = calloc(1, sizeof *acts);
     if (!acts) return NULL;
     acts->max_rows = max_rows;
     acts->max_cols = max_cols;
-    acts->bits = backend->activation_bits == 16 ? 16 : 8;
+    acts->bits = bits;
     acts->group_bytes = acts->bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
     acts->groups =
         backend->alloc(backend, (size_t)max_rows * (size_t)(max_cols / TILE_GROUP) * acts->group_bytes);

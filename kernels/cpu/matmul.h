@@ -107,7 +107,7 @@ enum err matmul_weight_create(struct backend *backend, const struct weight_sourc
                               struct weight **out, struct err_info *info);
 void matmul_weight_free(struct backend *backend, struct weight *weight);
 size_t matmul_weight_bytes(const struct weight *weight);
-struct acts *matmul_acts_create(struct backend *backend, int max_rows, int max_cols);
+struct acts *matmul_acts_create(struct backend *backend, int max_rows, int max_cols, int bits);
 void matmul_acts_free(struct backend *backend, struct acts *acts);
 void matmul_prepare(struct backend *backend, const float *x, int n_rows, int n, struct acts *acts);
 void matmul_run(struct backend *backend, const struct weight *weight, const struct acts *acts,

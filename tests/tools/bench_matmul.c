@@ -70,7 +70,8 @@ static double case_time(struct backend *backend, struct weight **copies, int n_c
     float *out = checked(malloc((size_t)tokens * (size_t)shape->n_rows * sizeof *out));
     memset(out, 0, (size_t)tokens * (size_t)shape->n_rows * sizeof *out);
     for (size_t i = 0; i < n; i++) x[i] = (float)(i * 2654435761u % 1000) / 500.0f - 1.0f;
-    struct acts *acts = checked(backend->acts_create(backend, tokens, shape->n_cols));
+    struct acts *acts =
+        checked(backend->acts_create(backend, tokens, shape->n_cols, backend->activation_bits));
     double best = 1e9, start = now_s();
     int batch = tokens < 64 ? n_copies : 1;
     for (int i = 0; i < 3 || now_s() - start < budget_s; i++) {

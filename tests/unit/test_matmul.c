@@ -151,8 +151,7 @@ static void multiply(struct backend *backend, enum dtype dtype, int n_rows, int 
                      const int32_t *order, const float *x, int n_x, const float *bias, float *out)
 {
     struct weight *weight = weight_of(backend, dtype, n_rows, n_cols, data, order);
-    backend->activation_bits = act_bits;
-    struct acts *acts = backend->acts_create(backend, n_x, n_cols);
+    struct acts *acts = backend->acts_create(backend, n_x, n_cols, act_bits);
     assert_non_null(acts);
     backend->prepare(backend, x, n_x, n_cols, acts);
     backend->matmul(backend, weight, acts, bias, out);
