@@ -193,6 +193,20 @@ double distribution_weigh_candidates(struct distribution *distribution, float te
     return mass;
 }
 
+double distribution_keep_weight(struct distribution *distribution, float least)
+{
+    int kept = 0;
+    double mass = 0;
+    for (int i = 0; i < distribution->n_candidates; i++) {
+        struct candidate candidate = distribution->candidates[i];
+        if (candidate.weight < least) continue;
+        distribution->candidates[kept++] = candidate;
+        mass += (double)candidate.weight;
+    }
+    distribution->n_candidates = kept;
+    return mass;
+}
+
 /* ---- Selection ---- */
 
 static bool is_better(const struct candidate *a, const struct candidate *b)

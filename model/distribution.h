@@ -62,6 +62,8 @@ void distribution_gather_top(struct distribution *distribution, int k, float thr
 void distribution_gather_share(struct distribution *distribution, double share, float temperature);
 /* Give the candidates their weights at this temperature; their sum. */
 double distribution_weigh_candidates(struct distribution *distribution, float temperature);
+/* Keep the candidates of at least this weight; the sum of theirs. */
+double distribution_keep_weight(struct distribution *distribution, float least);
 /* Keep the smallest set of best candidates whose weights sum to at least `mass` (all when they do not). */
 void distribution_keep_mass(struct distribution *distribution, double mass);
 

@@ -139,12 +139,14 @@ static int32_t row_draw(struct distribution *distribution, const struct sampler_
         distribution_gather_share(distribution, (double)params->top_p, temperature);
         return distribution_draw_candidates(distribution, u);
     }
-    float threshold = by_min ? distribution->max + temperature * logf(params->min_p) : -INFINITY;
+    /* A little low, because logarithms differ between machines: the weights decide. */
+    float threshold = by_min ? distribution->max + temperature * (logf(params->min_p) - 0.01f) : -INFINITY;
     if (by_k)
         distribution_gather_top(distribution, params->top_k, threshold);
     else
         distribution_gather(distribution, threshold);
     double mass = distribution_weigh_candidates(distribution, temperature);
+    if (by_min) mass = distribution_keep_weight(distribution, params->min_p);
     if (by_share) distribution_keep_mass(distribution, (double)params->top_p * mass);
     return distribution_draw_candidates(distribution, u);
 }
