@@ -333,7 +333,6 @@ void http_stream_begin(struct http_call *call, const char *content_type)
     call->status = 200;
     call->content_type = content_type;
     call->stream = true;
-    call->out.limit = call->http->options.max_stream_bytes;
     pthread_mutex_unlock(&call->lock);
 }
 
@@ -344,18 +343,16 @@ enum http_sent http_stream_append(struct http_call *call, const char *bytes, siz
     assert(call->stream && !call->ended);
     if (call->aborted || !call->connection) {
         sent = HTTP_GONE;
+    } else if (call->out.length - call->sent > call->http->options.max_stream_bytes) {
+        sent = HTTP_SLOW;
+        call->aborted = true;
+        /* The library waits for a socket that never becomes writable: make it fail. */
+        shutdown(call->connection->fd, SHUT_RDWR);
     } else {
-        if (call->sent > 0) {
-            buf_consume(&call->out, call->sent);
-            call->sent = 0;
-        }
+        buf_consume(&call->out, call->sent);
+        call->sent = 0;
         buf_append(&call->out, bytes, length);
-        if (call->out.failed) {
-            sent = HTTP_SLOW;
-            call->aborted = true;
-            /* The library waits for a socket that never becomes writable: make it fail. */
-            shutdown(call->connection->fd, SHUT_RDWR);
-        }
+        if (call->out.failed) call->aborted = true;
     }
     pthread_mutex_unlock(&call->lock);
     call_wake(call);

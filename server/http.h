@@ -34,7 +34,8 @@ struct http_options {
     int threads;
     int max_connections;
     size_t max_body_bytes;
-    size_t max_stream_bytes; /* of a stream's unread bytes; a slower reader is cut off */
+    size_t max_stream_bytes; /* a stream whose reader leaves more than this unread is cut off at its next
+                                bytes; what is appended at once may be longer */
     int header_timeout_ms;
     int idle_timeout_ms;
     const char *api_key;             /* NULL: none */
@@ -86,7 +87,7 @@ void http_defer(struct http_call *call, const struct http_deferral *deferral);
 enum http_sent {
     HTTP_SENT,
     HTTP_GONE, /* the client left */
-    HTTP_SLOW, /* more than max_stream_bytes wait for it: the connection was cut */
+    HTTP_SLOW, /* more than max_stream_bytes were still unread: the connection is cut */
 };
 /* Status 200 and the headers go out with the first bytes. */
 void http_stream_begin(struct http_call *call, const char *content_type);
