@@ -145,6 +145,12 @@ static size_t resident_bytes(void)
     return resident * (size_t)sysconf(_SC_PAGESIZE);
 }
 
+#ifdef __SANITIZE_THREAD__
+enum { RESIDENT_COUNTS = 0 }; /* its shadow memory is several times ours */
+#else
+enum { RESIDENT_COUNTS = 1 };
+#endif
+
 /* Filling the pool with one kind after the other keeps resident memory within one budget, not one per kind.
  */
 static void test_pool_gives_memory_back(void **state)
@@ -162,7 +168,7 @@ static void test_pool_gives_memory_back(void **state)
             n++;
         }
         assert_int_equal(n, budget / kv_pool_block_bytes(pool, (enum kv_kind)kind));
-        assert_true(resident_bytes() < before + budget + budget / 4);
+        if (RESIDENT_COUNTS) assert_true(resident_bytes() < before + budget + budget / 4);
         for (int i = 0; i < n; i++) {
             assert_int_equal(blocks[i][0], kind + 1);
             kv_pool_release(pool, (enum kv_kind)kind, blocks[i]);
