@@ -10,6 +10,7 @@ KEEPERS = {
     "cjson/cJSON.h": ["config/json.c"],
     "pcre2.h": ["model/pretokenizer.c"],
     "utf8proc.h": ["model/"],
+    "cblas.h": ["model/linalg.c"],
     "cuda": ["kernels/cuda/"],
     "immintrin.h": ["kernels/"],
 }
