@@ -1,3 +1,5 @@
+#define _GNU_SOURCE
+
 #include "server/eval.h"
 
 #include "cache/policy.h"
