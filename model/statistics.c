@@ -7,81 +7,165 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Per (sequence, kv head): its share of the sums, added up in the order of sequences afterwards. */
-struct share {
-    float *key_weight;   /* [tokens] */
-    float *value_weight; /* [tokens] */
+/* Sums of one (layer, kv head) over all sequences. Keys are before RoPE, about `center`. */
+struct head_sums {
+    float *center;         /* [head_dim] mean of the first sequence */
+    double *key_cov;       /* [head_dim][head_dim] sum w R_o(k) R_o(k)^T */
+    double *query_cov;     /* [head_dim][head_dim] */
+    double *offset_keys;   /* [frame][head_dim] sum w k over the tokens at this offset */
+    double *offset_weight; /* [frame] sum w */
+    double *values;        /* [head_dim] sum w v */
+    double value_weight;
+    int n_sequences;
+};
+
+/* What one query head adds in one call. */
+struct head_share {
+    float *key_weight;   /* [max_tokens] */
+    float *value_weight; /* [max_tokens] */
     float *query_cov;    /* [head_dim][head_dim] */
-    float *key_cov;      /* [head_dim][head_dim] */
+    float *scores;       /* [KV_BLOCK_TOKENS][max_tokens] */
+    float *rows;         /* [max_tokens][head_dim] */
 };
 
-/* Per worker. */
-struct scratch {
-    float *scores;  /* [KV_BLOCK_TOKENS][tokens] */
-    float *rotated; /* [tokens or KV_BLOCK_TOKENS][head_dim] */
+struct statistics {
+    struct statistics_options options;
+    float *cosine, *sine;      /* [max_tokens][head_dim/2] angles of positions */
+    struct head_sums *sums;    /* [layers][kv_heads] */
+    struct head_share *shares; /* [heads] */
+    float *floats;
+    double *doubles;
 };
 
-struct collect {
-    const struct statistics_input *in;
-    struct statistics_head *heads;
-    struct share *shares;    /* [sequences][kv_heads] */
-    struct scratch *scratch; /* [workers] */
+struct add_call {
+    struct statistics *statistics;
+    int layer, n_tokens;
+    const float *q, *k, *v;
 };
 
-static size_t row_offset(const struct statistics_input *in, int sequence, int token, int n_heads, int head)
+static enum err statistics_allocate(struct statistics *s, struct err_info *info)
 {
-    return (((size_t)sequence * in->n_tokens + token) * n_heads + head) * in->shape->head_dim;
+    const struct kv_shape *shape = &s->options.shape;
+    size_t T = (size_t)s->options.max_tokens, D = (size_t)shape->head_dim,
+           F = (size_t)s->options.frame_tokens;
+    size_t heads = (size_t)shape->n_layers * (size_t)shape->n_kv_heads, n_heads = (size_t)shape->n_heads;
+    size_t share_floats = 2 * T + D * D + KV_BLOCK_TOKENS * T + T * D,
+           head_doubles = 2 * D * D + F * D + F + D;
+    s->sums = calloc(heads, sizeof *s->sums);
+    s->shares = calloc(n_heads, sizeof *s->shares);
+    s->floats = calloc(T * D + heads * D + n_heads * share_floats, sizeof *s->floats);
+    s->doubles = calloc(heads * head_doubles, sizeof *s->doubles);
+    if (s->sums == NULL || s->shares == NULL || s->floats == NULL || s->doubles == NULL)
+        return err_set(info, ERR_MEMORY, "calibration statistics: out of memory");
+    float *next = s->floats;
+    s->cosine = next;
+    s->sine = next + T * D / 2;
+    next += T * D;
+    double *next_double = s->doubles;
+    for (size_t i = 0; i < heads; i++, next += D, next_double += head_doubles) {
+        struct head_sums *sums = &s->sums[i];
+        sums->center = next;
+        sums->key_cov = next_double;
+        sums->query_cov = sums->key_cov + D * D;
+        sums->offset_keys = sums->query_cov + D * D;
+        sums->offset_weight = sums->offset_keys + F * D;
+        sums->values = sums->offset_weight + F;
+    }
+    for (size_t i = 0; i < n_heads; i++, next += share_floats) {
+        struct head_share *share = &s->shares[i];
+        share->key_weight = next;
+        share->value_weight = share->key_weight + T;
+        share->query_cov = share->value_weight + T;
+        share->scores = share->query_cov + D * D;
+        share->rows = share->scores + KV_BLOCK_TOKENS * T;
+    }
+    return ERR_OK;
 }
 
-/* out = weight * R_{-position} x */
-static void unrotate(const struct statistics_input *in, const float *x, int position, float weight,
-                     float *out)
+enum err statistics_create(const struct statistics_options *options, struct statistics **out,
+                           struct err_info *info)
 {
-    int half = in->shape->head_dim / 2;
-    const float *cosine = in->rope_cos + (size_t)position * half,
-                *sine = in->rope_sin + (size_t)position * half;
+    struct statistics *s = calloc(1, sizeof *s);
+    if (s == NULL) return err_set(info, ERR_MEMORY, "calibration statistics: out of memory");
+    s->options = *options;
+    s->options.inv_freq = NULL;
+    enum err err = statistics_allocate(s, info);
+    if (err != ERR_OK) {
+        statistics_free(s);
+        return err;
+    }
+    int half = options->shape.head_dim / 2;
+    for (int t = 0; t < options->max_tokens; t++)
+        for (int i = 0; i < half; i++) {
+            s->cosine[(size_t)t * half + i] = (float)cos(t * options->inv_freq[i]);
+            s->sine[(size_t)t * half + i] = (float)sin(t * options->inv_freq[i]);
+        }
+    linalg_single_thread();
+    *out = s;
+    return ERR_OK;
+}
+
+void statistics_free(struct statistics *statistics)
+{
+    if (statistics == NULL) return;
+    free(statistics->sums);
+    free(statistics->shares);
+    free(statistics->floats);
+    free(statistics->doubles);
+    free(statistics);
+}
+
+/* out = weight * R_{direction * position} x; direction 1 or -1. */
+static void rotate(const struct statistics *s, const float *x, int position, int direction, float weight,
+                   float *out)
+{
+    int half = s->options.shape.head_dim / 2;
+    const float *cosine = s->cosine + (size_t)position * half, *sine = s->sine + (size_t)position * half;
     for (int i = 0; i < half; i++) {
-        out[i] = weight * (x[i] * cosine[i] + x[i + half] * sine[i]);
-        out[i + half] = weight * (x[i + half] * cosine[i] - x[i] * sine[i]);
+        float turn = (float)direction * sine[i], a = x[i], b = x[i + half];
+        out[i] = weight * (a * cosine[i] - b * turn);
+        out[i + half] = weight * (a * turn + b * cosine[i]);
     }
 }
 
-/* Softmax of the rows of one query block over keys 0..own token, then P where the key is read quantized, 0
-   elsewhere; n_keys = the block's first token. */
-static void block_attention(const struct statistics_input *in, int sequence, int head, int block,
-                            float *scores)
+static int rows_of_block(const struct add_call *call, int block)
 {
-    const struct kv_shape *shape = in->shape;
-    int first = block * KV_BLOCK_TOKENS, T = in->n_tokens, D = shape->head_dim;
-    int rows = T - first < KV_BLOCK_TOKENS ? T - first : KV_BLOCK_TOKENS;
-    int group = shape->n_heads / shape->n_kv_heads;
-    linalg_gemm_f32(false, true, rows, first + rows, D, in->scale,
-                    in->q + row_offset(in, sequence, first, shape->n_heads, head), shape->n_heads * D,
-                    in->k + row_offset(in, sequence, 0, shape->n_kv_heads, head / group),
-                    shape->n_kv_heads * D, 0, scores, T);
+    int left = call->n_tokens - block * KV_BLOCK_TOKENS;
+    return left < KV_BLOCK_TOKENS ? left : KV_BLOCK_TOKENS;
+}
+
+/* Softmax of the rows of one query block, then P where the key is read quantized, 0 at sinks; columns from
+   the block's first token on are left undefined. scores [KV_BLOCK_TOKENS][max_tokens]. */
+static void block_attention(const struct add_call *call, int head, int block, float *scores)
+{
+    const struct statistics_options *options = &call->statistics->options;
+    const struct kv_shape *shape = &options->shape;
+    int first = block * KV_BLOCK_TOKENS, rows = rows_of_block(call, block), D = shape->head_dim;
+    int kv_head = head / (shape->n_heads / shape->n_kv_heads), stride = options->max_tokens;
+    linalg_gemm_f32(false, true, rows, first + rows, D, 1 / sqrtf((float)D),
+                    call->q + ((size_t)first * shape->n_heads + head) * D, shape->n_heads * D,
+                    call->k + (size_t)kv_head * D, shape->n_kv_heads * D, 0, scores, stride);
     for (int r = 0; r < rows; r++) {
-        float *row = scores + (size_t)r * T, largest = -INFINITY, sum = 0;
+        float *row = scores + (size_t)r * stride, largest = -INFINITY, sum = 0;
         for (int t = 0; t <= first + r; t++) largest = fmaxf(largest, row[t]);
         for (int t = 0; t <= first + r; t++) {
             row[t] = expf(row[t] - largest);
             sum += row[t];
         }
-        for (int t = 0; t < first; t++) row[t] = t < in->sink_tokens ? 0 : row[t] / sum;
+        for (int t = 0; t < first; t++) row[t] = t < options->sink_tokens ? 0 : row[t] / sum;
     }
 }
 
-/* Adds one query block of one head to its share. */
-static void block_add(const struct statistics_input *in, int sequence, int head, int block,
-                      struct scratch *scratch, struct share *share)
+static void block_add(const struct add_call *call, int head, int block, struct head_share *share)
 {
-    int first = block * KV_BLOCK_TOKENS, T = in->n_tokens, D = in->shape->head_dim;
-    int rows = T - first < KV_BLOCK_TOKENS ? T - first : KV_BLOCK_TOKENS;
-    block_attention(in, sequence, head, block, scratch->scores);
-    for (int frame = 0; frame * in->frame_tokens < first; frame++) {
-        int begin = frame * in->frame_tokens,
-            end = begin + in->frame_tokens < first ? begin + in->frame_tokens : first;
+    const struct statistics *s = call->statistics;
+    int first = block * KV_BLOCK_TOKENS, rows = rows_of_block(call, block), D = s->options.shape.head_dim;
+    int frame_tokens = s->options.frame_tokens;
+    block_attention(call, head, block, share->scores);
+    for (int begin = 0; begin < first; begin += frame_tokens) {
+        int end = begin + frame_tokens < first ? begin + frame_tokens : first;
         for (int r = 0; r < rows; r++) {
-            const float *p = scratch->scores + (size_t)r * T;
+            const float *p = share->scores + (size_t)r * s->options.max_tokens;
             float mass = 0;
             for (int t = begin; t < end; t++) {
                 float z = p[t] * (1 - p[t]);
@@ -89,147 +173,141 @@ static void block_add(const struct statistics_input *in, int sequence, int head,
                 share->key_weight[t] += z;
                 share->value_weight[t] += p[t] * p[t];
             }
-            unrotate(in, in->q + row_offset(in, sequence, first + r, in->shape->n_heads, head), begin,
-                     sqrtf(mass), scratch->rotated + (size_t)r * D);
+            const float *q = call->q + ((size_t)(first + r) * s->options.shape.n_heads + head) * D;
+            rotate(s, q, begin, -1, sqrtf(mass), share->rows + (size_t)r * D);
         }
-        linalg_gemm_f32(true, false, D, D, rows, 1, scratch->rotated, D, scratch->rotated, D, 1,
-                        share->query_cov, D);
+        linalg_gemm_f32(true, false, D, D, rows, 1, share->rows, D, share->rows, D, 1, share->query_cov, D);
     }
 }
 
-static void item_weights(void *context, int item, int worker)
+static void item_query_head(void *context, int head, int worker)
 {
-    struct collect *collect = context;
-    const struct statistics_input *in = collect->in;
-    int n_kv_heads = in->shape->n_kv_heads, group = in->shape->n_heads / n_kv_heads;
-    int sequence = item / n_kv_heads, kv_head = item % n_kv_heads;
-    int n_blocks = (in->n_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    for (int g = 0; g < group; g++)
-        for (int block = 1; block < n_blocks; block++)
-            block_add(in, sequence, kv_head * group + g, block, &collect->scratch[worker],
-                      &collect->shares[item]);
+    (void)worker;
+    struct add_call *call = context;
+    struct head_share *share = &call->statistics->shares[head];
+    size_t D = (size_t)call->statistics->options.shape.head_dim;
+    memset(share->key_weight, 0, (size_t)call->n_tokens * sizeof(float));
+    memset(share->value_weight, 0, (size_t)call->n_tokens * sizeof(float));
+    memset(share->query_cov, 0, D * D * sizeof(float));
+    for (int block = 1; block * KV_BLOCK_TOKENS < call->n_tokens; block++)
+        block_add(call, head, block, share);
 }
 
-/* Weighted covariance of this sequence's keys about the mean, seen in their frames. */
-static void item_key_cov(void *context, int item, int worker)
+/* The shares of a kv head's group are added into the first of them. */
+static struct head_share *group_merge(const struct add_call *call, int kv_head, struct head_sums *sums)
 {
-    struct collect *collect = context;
-    const struct statistics_input *in = collect->in;
-    int n_kv_heads = in->shape->n_kv_heads, D = in->shape->head_dim, half = D / 2;
-    int sequence = item / n_kv_heads, kv_head = item % n_kv_heads;
-    struct share *share = &collect->shares[item];
-    float *rows = collect->scratch[worker].rotated, mean[KV_MAX_HEAD_DIM], turned[KV_MAX_HEAD_DIM];
-    for (int c = 0; c < D; c++) mean[c] = (float)collect->heads[kv_head].key_mean[c];
-    for (int t = 0; t < in->n_tokens; t++) {
-        int offset = t % in->frame_tokens;
-        const float *cosine = in->rope_cos + (size_t)offset * half,
-                    *sine = in->rope_sin + (size_t)offset * half;
-        float *row = rows + (size_t)t * D, weight = sqrtf(share->key_weight[t]);
-        unrotate(in, in->k + row_offset(in, sequence, t, n_kv_heads, kv_head), t - offset, 1, turned);
-        for (int i = 0; i < half; i++) {
-            row[i] = weight * (turned[i] - (mean[i] * cosine[i] - mean[i + half] * sine[i]));
-            row[i + half] = weight * (turned[i + half] - (mean[i] * sine[i] + mean[i + half] * cosine[i]));
+    const struct kv_shape *shape = &call->statistics->options.shape;
+    int group = shape->n_heads / shape->n_kv_heads, square = shape->head_dim * shape->head_dim;
+    struct head_share *first = &call->statistics->shares[kv_head * group];
+    for (int g = 0; g < group; g++) {
+        const struct head_share *share = first + g;
+        for (int i = 0; i < square; i++) sums->query_cov[i] += share->query_cov[i];
+        for (int t = 0; g > 0 && t < call->n_tokens; t++) {
+            first->key_weight[t] += share->key_weight[t];
+            first->value_weight[t] += share->value_weight[t];
         }
     }
-    linalg_gemm_f32(true, false, D, D, in->n_tokens, 1, rows, D, rows, D, 0, share->key_cov, D);
+    return first;
 }
 
-/* Means of one head from all sequences' weights; returns the sum of key weights. */
-static double head_means(const struct collect *collect, int kv_head)
+static void center_set(const struct add_call *call, int kv_head, const float *weight, float *center)
 {
-    const struct statistics_input *in = collect->in;
-    const struct statistics_head *head = &collect->heads[kv_head];
-    int n_kv_heads = in->shape->n_kv_heads, D = in->shape->head_dim;
-    double key_sum = 0, value_sum = 0;
-    memset(head->key_mean, 0, (size_t)D * sizeof *head->key_mean);
-    memset(head->value_mean, 0, (size_t)D * sizeof *head->value_mean);
-    for (int s = 0; s < in->n_sequences; s++) {
-        const struct share *share = &collect->shares[s * n_kv_heads + kv_head];
-        for (int t = 0; t < in->n_tokens; t++) {
-            float key[KV_MAX_HEAD_DIM];
-            size_t offset = row_offset(in, s, t, n_kv_heads, kv_head);
-            double key_weight = share->key_weight[t], value_weight = share->value_weight[t];
-            unrotate(in, in->k + offset, t, 1, key);
-            for (int c = 0; c < D; c++) {
-                head->key_mean[c] += key_weight * key[c];
-                head->value_mean[c] += value_weight * in->v[offset + c];
-            }
-            key_sum += key_weight;
-            value_sum += value_weight;
-        }
+    const struct statistics *s = call->statistics;
+    int D = s->options.shape.head_dim;
+    double total = 0, mean[KV_MAX_HEAD_DIM] = {0};
+    for (int t = 0; t < call->n_tokens; t++) {
+        float key[KV_MAX_HEAD_DIM];
+        rotate(s, call->k + ((size_t)t * s->options.shape.n_kv_heads + kv_head) * D, t, -1, 1, key);
+        for (int c = 0; c < D; c++) mean[c] += (double)weight[t] * key[c];
+        total += weight[t];
     }
+    for (int c = 0; c < D; c++) center[c] = (float)(mean[c] / (total > 0 ? total : 1));
+}
+
+static void item_kv_head(void *context, int kv_head, int worker)
+{
+    (void)worker;
+    struct add_call *call = context;
+    struct statistics *s = call->statistics;
+    const struct kv_shape *shape = &s->options.shape;
+    int D = shape->head_dim;
+    struct head_sums *sums = &s->sums[call->layer * shape->n_kv_heads + kv_head];
+    struct head_share *share = group_merge(call, kv_head, sums);
+    if (sums->n_sequences++ == 0) center_set(call, kv_head, share->key_weight, sums->center);
+    for (int t = 0; t < call->n_tokens; t++) {
+        size_t at = ((size_t)t * shape->n_kv_heads + kv_head) * D;
+        float key[KV_MAX_HEAD_DIM];
+        double weight = share->key_weight[t], value_weight = share->value_weight[t];
+        int offset = t % s->options.frame_tokens;
+        rotate(s, call->k + at, t, -1, 1, key);
+        for (int c = 0; c < D; c++) {
+            key[c] -= sums->center[c];
+            sums->offset_keys[(size_t)offset * D + c] += weight * key[c];
+            sums->values[c] += value_weight * call->v[at + c];
+        }
+        sums->offset_weight[offset] += weight;
+        sums->value_weight += value_weight;
+        rotate(s, key, offset, 1, sqrtf(share->key_weight[t]), share->rows + (size_t)t * D);
+    }
+    linalg_gemm_f32(true, false, D, D, call->n_tokens, 1, share->rows, D, share->rows, D, 0, share->query_cov,
+                    D);
+    for (int i = 0; i < D * D; i++) sums->key_cov[i] += share->query_cov[i];
+}
+
+void statistics_add(struct statistics *statistics, struct workers *workers, int layer, int n_tokens,
+                    const float *q, const float *k, const float *v)
+{
+    struct add_call call = {statistics, layer, n_tokens, q, k, v};
+    workers_run(workers, statistics->options.shape.n_heads, item_query_head, &call);
+    workers_run(workers, statistics->options.shape.n_kv_heads, item_kv_head, &call);
+}
+
+/* key_cov about center -> about center + shift: minus R_o S_o (R_o shift)^T and its transpose, plus
+   W_o R_o shift (R_o shift)^T, over all offsets o. */
+static void cov_shift(const struct statistics *s, const struct head_sums *sums, const float *shift,
+                      double *key_cov)
+{
+    int D = s->options.shape.head_dim;
+    for (int o = 0; o < s->options.frame_tokens; o++) {
+        float keys[KV_MAX_HEAD_DIM], turned[KV_MAX_HEAD_DIM], by[KV_MAX_HEAD_DIM];
+        for (int c = 0; c < D; c++) keys[c] = (float)sums->offset_keys[(size_t)o * D + c];
+        rotate(s, keys, o, 1, 1, turned);
+        rotate(s, shift, o, 1, 1, by);
+        double weight = sums->offset_weight[o];
+        for (int i = 0; i < D; i++)
+            for (int j = 0; j < D; j++)
+                key_cov[(size_t)i * D + j] +=
+                    weight * by[i] * by[j] - (double)turned[i] * by[j] - (double)by[i] * turned[j];
+    }
+}
+
+enum err statistics_head(const struct statistics *statistics, int layer, int kv_head, double *key_mean,
+                         double *value_mean, double *key_cov, double *query_cov, struct err_info *info)
+{
+    const struct kv_shape *shape = &statistics->options.shape;
+    const struct head_sums *sums = &statistics->sums[layer * shape->n_kv_heads + kv_head];
+    int D = shape->head_dim;
+    double weight = 0, shift_sum[KV_MAX_HEAD_DIM] = {0};
+    float shift[KV_MAX_HEAD_DIM];
+    for (int o = 0; o < statistics->options.frame_tokens; o++) {
+        weight += sums->offset_weight[o];
+        for (int c = 0; c < D; c++) shift_sum[c] += sums->offset_keys[(size_t)o * D + c];
+    }
+    if (!(weight > 0) || !isfinite(weight) || !(sums->value_weight > 0))
+        return err_set(
+            info, ERR_FORMAT,
+            "calibration: layer %d, KV head %d: no key is read quantized, or attention is not finite", layer,
+            kv_head);
     for (int c = 0; c < D; c++) {
-        head->key_mean[c] /= key_sum > 0 ? key_sum : 1;
-        head->value_mean[c] /= value_sum > 0 ? value_sum : 1;
+        shift[c] = (float)(shift_sum[c] / weight);
+        key_mean[c] = sums->center[c] + shift_sum[c] / weight;
+        value_mean[c] = sums->values[c] / sums->value_weight;
     }
-    return key_sum;
-}
-
-static void head_covariances(const struct collect *collect, int kv_head, double key_sum)
-{
-    const struct statistics_input *in = collect->in;
-    const struct statistics_head *head = &collect->heads[kv_head];
-    int square = in->shape->head_dim * in->shape->head_dim;
-    for (int i = 0; i < square; i++) {
-        double key = 0, query = 0;
-        for (int s = 0; s < in->n_sequences; s++) {
-            const struct share *share = &collect->shares[s * in->shape->n_kv_heads + kv_head];
-            key += share->key_cov[i];
-            query += share->query_cov[i];
-        }
-        head->key_cov[i] = key / key_sum;
-        head->query_cov[i] = query / key_sum;
+    memcpy(key_cov, sums->key_cov, (size_t)D * D * sizeof *key_cov);
+    cov_shift(statistics, sums, shift, key_cov);
+    for (int i = 0; i < D * D; i++) {
+        key_cov[i] /= weight;
+        query_cov[i] = sums->query_cov[i] / weight;
     }
-}
-
-static enum err collect_run(struct workers *workers, struct collect *collect, struct err_info *info)
-{
-    const struct statistics_input *in = collect->in;
-    int n_items = in->n_sequences * in->shape->n_kv_heads;
-    double key_sums[256];
-    workers_run(workers, n_items, item_weights, collect);
-    for (int h = 0; h < in->shape->n_kv_heads; h++) {
-        key_sums[h] = head_means(collect, h);
-        if (!(key_sums[h] > 0) || !isfinite(key_sums[h]))
-            return err_set(info, ERR_FORMAT,
-                           "calibration: kv head %d: no key is read quantized, or attention is not "
-                           "finite (weight %g)",
-                           h, key_sums[h]);
-    }
-    workers_run(workers, n_items, item_key_cov, collect);
-    for (int h = 0; h < in->shape->n_kv_heads; h++) head_covariances(collect, h, key_sums[h]);
     return ERR_OK;
-}
-
-enum err statistics_collect(struct workers *workers, const struct statistics_input *input,
-                            struct statistics_head *heads, struct err_info *info)
-{
-    size_t T = (size_t)input->n_tokens, D = (size_t)input->shape->head_dim;
-    size_t n_items = (size_t)input->n_sequences * input->shape->n_kv_heads,
-           n_workers = (size_t)workers_count(workers);
-    size_t per_item = 2 * T + 2 * D * D;
-    size_t rotated = (T > KV_BLOCK_TOKENS ? T : KV_BLOCK_TOKENS) * D,
-           per_worker = KV_BLOCK_TOKENS * T + rotated;
-    if (input->shape->n_kv_heads > 256) return err_set(info, ERR_UNSUPPORTED, "more than 256 KV heads");
-    struct collect collect = {.in = input, .heads = heads};
-    float *memory = calloc(n_items * per_item + n_workers * per_worker, sizeof *memory);
-    collect.shares = calloc(n_items, sizeof *collect.shares);
-    collect.scratch = calloc(n_workers, sizeof *collect.scratch);
-    enum err err = ERR_OK;
-    if (memory == NULL || collect.shares == NULL || collect.scratch == NULL) {
-        err = err_set(info, ERR_MEMORY, "calibration statistics: out of memory");
-        goto out;
-    }
-    float *next = memory;
-    for (size_t i = 0; i < n_items; i++, next += per_item)
-        collect.shares[i] = (struct share){next, next + T, next + 2 * T, next + 2 * T + D * D};
-    for (size_t i = 0; i < n_workers; i++, next += per_worker)
-        collect.scratch[i] = (struct scratch){next, next + KV_BLOCK_TOKENS * T};
-    linalg_single_thread();
-    err = collect_run(workers, &collect, info);
-out:
-    free(collect.scratch);
-    free(collect.shares);
-    free(memory);
-    return err;
 }
