@@ -53,4 +53,10 @@ enum err calibration_load(const char *path, const struct kv_shape *shape, const 
 enum err calibration_parse(const char *name, const void *bytes, size_t length, const struct kv_shape *shape,
                            const uint64_t model_hash[2], struct calibration **out, struct err_info *info);
 
+/* The kernels' tables for uniform bits: in balanced, eigen-ordered coordinates a Hadamard matrix over the
+   whole head spreads the error evenly, so x = H_D diag(sigma) Had16 z, z the file's transform. Freed by
+   kv_tables_free. ERR_MEMORY. */
+enum err calibration_tables(const struct calibration *calibration, int n_frames, const double *inv_freq,
+                            struct kv_tables **out, struct err_info *info);
+
 #endif

@@ -155,6 +155,14 @@ size_t gguf_file_bytes(const struct gguf *gguf)
     return gguf->length;
 }
 
+void gguf_hash(const struct gguf *gguf, uint64_t hash[2])
+{
+    XXH128_hash_t sum = XXH3_128bits(gguf->bytes, gguf->length);
+    hash[0] = sum.low64;
+    hash[1] = sum.high64;
+    gguf_release_pages(gguf);
+}
+
 void gguf_release_pages(const struct gguf *gguf)
 {
     if (gguf->mapped) madvise((void *)gguf->bytes, gguf->length, MADV_DONTNEED);

@@ -37,6 +37,8 @@ enum err gguf_open_memory(const void *bytes, size_t length, struct gguf **out, s
 void gguf_close(struct gguf *gguf);
 
 size_t gguf_file_bytes(const struct gguf *gguf);
+/* xxHash128 of the whole file: what a calibration is tied to. Reads every page. */
+void gguf_hash(const struct gguf *gguf, uint64_t hash[2]);
 /* Tell the system that the mapping is not needed for now (after weights were rearranged). */
 void gguf_release_pages(const struct gguf *gguf);
 

@@ -51,6 +51,10 @@ struct model_batch {
     int n_logits;
     const int32_t *logit_rows;      /* [n_logits] rows whose logits are wanted, increasing */
     const struct kv_tables *tables; /* NULL when every span is all_f16 */
+    /* Sees every layer's queries [n_tokens][n_heads][head_dim] and keys [n_tokens][n_kv_heads][head_dim]
+       after RoPE, and values; for calibration. NULL: nobody looks. */
+    void (*tap)(void *context, int layer, const float *q, const float *k, const float *v);
+    void *tap_context;
 };
 
 /* Runs the batch: writes its keys and values into the spans' blocks, seals blocks that become complete

@@ -1,7 +1,6 @@
-#define _GNU_SOURCE
-
 #include "server/eval.h"
 
+#include "cache/calibration.h"
 #include "cache/policy.h"
 #include "cache/pool.h"
 #include "cache/sequence.h"
@@ -9,11 +8,11 @@
 #include "kernels/workers.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
+#include "server/serve_machine.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +27,7 @@
 enum { EVAL_MAX_FORMATS = 8, EVAL_CHUNK = 64 };
 
 struct eval_options {
-    const char *model, *text;
+    const char *model, *text, *calibration;
     int ctx, windows, threads;
     int n_formats;
     enum kv_format formats[EVAL_MAX_FORMATS];
@@ -68,6 +67,7 @@ static void usage(FILE *out)
           "  --kv-format F[,F...]  formats to compare with f16: o4, o2 (default o2)\n"
           "  --kv-recent R         blocks read at 4 bits before 2 (default 8)\n"
           "  --sink-tokens N       tokens at the start kept in fp16 (default 4)\n"
+          "  --calibration FILE    side file of `octavo calibrate` (default: identity, uncalibrated)\n"
           "  --threads N           worker threads (default: the processors this process may use)\n"
           "  --json                one JSON object per format and line\n",
           out);
@@ -102,21 +102,16 @@ static enum err formats_parse(const char *text, struct eval_options *options, st
     return options->n_formats > 0 ? ERR_OK : err_set(info, ERR_USAGE, "--kv-format: no format named");
 }
 
-static int processors(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
 static enum err options_read(int argc, char **argv, struct eval_options *options, struct err_info *info)
 {
-    static const struct option table[] = {
-        {"text", 1, 0, 't'},      {"ctx", 1, 0, 'c'},       {"windows", 1, 0, 'w'},
-        {"kv-format", 1, 0, 'f'}, {"kv-recent", 1, 0, 'r'}, {"sink-tokens", 1, 0, 's'},
-        {"threads", 1, 0, 'n'},   {"json", 0, 0, 'j'},      {0, 0, 0, 0}};
+    static const struct option table[] = {{"text", 1, 0, 't'},        {"ctx", 1, 0, 'c'},
+                                          {"windows", 1, 0, 'w'},     {"kv-format", 1, 0, 'f'},
+                                          {"kv-recent", 1, 0, 'r'},   {"sink-tokens", 1, 0, 's'},
+                                          {"threads", 1, 0, 'n'},     {"json", 0, 0, 'j'},
+                                          {"calibration", 1, 0, 'k'}, {0, 0, 0, 0}};
     *options = (struct eval_options){.ctx = 4096,
                                      .windows = 0,
-                                     .threads = processors(),
+                                     .threads = serve_machine_processors(),
                                      .n_formats = 1,
                                      .formats = {KV_FORMAT_O2},
                                      .recent_blocks = 8,
@@ -146,6 +141,9 @@ static enum err options_read(int argc, char **argv, struct eval_options *options
             break;
         case 'n':
             err = number_parse("threads", optarg, 1, 1024, &options->threads, info);
+            break;
+        case 'k':
+            options->calibration = optarg;
             break;
         case 'j':
             options->json = true;
@@ -201,6 +199,25 @@ out:
     return err;
 }
 
+static enum err tables_create(struct eval *eval, const struct kv_shape *shape, struct err_info *info)
+{
+    enum { FRAME = 256 };
+    int n_frames = eval->options.ctx / FRAME + 1;
+    const double *inv_freq = model_inv_freq(eval->model);
+    if (eval->options.calibration == NULL) {
+        eval->tables = kv_tables_identity(shape, FRAME, n_frames, inv_freq);
+        return eval->tables != NULL ? ERR_OK : err_set(info, ERR_MEMORY, "eval: out of memory");
+    }
+    uint64_t hash[2];
+    struct calibration *calibration;
+    gguf_hash(eval->gguf, hash);
+    enum err err = calibration_load(eval->options.calibration, shape, hash, &calibration, info);
+    if (err != ERR_OK) return err;
+    err = calibration_tables(calibration, n_frames, inv_freq, &eval->tables, info);
+    calibration_free(calibration);
+    return err;
+}
+
 static enum err caches_create(struct eval *eval, struct err_info *info)
 {
     struct eval_options *options = &eval->options;
@@ -217,11 +234,10 @@ static enum err caches_create(struct eval *eval, struct err_info *info)
         eval->tallies[c].kls = calloc((size_t)options->windows * options->ctx, sizeof(float));
         if (eval->tallies[c].kls == NULL) return err_set(info, ERR_MEMORY, "eval: out of memory");
     }
-    int frame = 256;
-    eval->tables = kv_tables_identity(&shape, frame, options->ctx / frame + 1, model_inv_freq(eval->model));
+    enum err err = tables_create(eval, &shape, info);
+    if (err != ERR_OK) return err;
     eval->staging = kv_staging_create(&shape, rows, eval->backend);
-    if (eval->tables == NULL || eval->staging == NULL)
-        return err_set(info, ERR_MEMORY, "eval: out of memory");
+    if (eval->staging == NULL) return err_set(info, ERR_MEMORY, "eval: out of memory");
     return kv_pool_create(&shape, pool_bytes, &eval->pool, info);
 }
 
@@ -327,8 +343,13 @@ static enum err chunk_run(struct eval *eval, const int32_t *window, int at, int 
         memcpy(tokens + c * n, window + at, (size_t)n * sizeof *tokens);
         for (int r = 0; r < n; r++) rows[c * n + r] = c * n + r;
     }
-    struct model_batch batch = {n * eval->n_caches, tokens, eval->n_caches, spans,
-                                n * eval->n_caches, rows,   eval->tables};
+    struct model_batch batch = {.n_tokens = n * eval->n_caches,
+                                .tokens = tokens,
+                                .n_spans = eval->n_caches,
+                                .spans = spans,
+                                .n_logits = n * eval->n_caches,
+                                .logit_rows = rows,
+                                .tables = eval->tables};
     struct compare compare = {
         .eval = eval, .n_rows = n, .n_vocab = model_config(eval->model)->n_vocab, .next = window + at + 1};
     model_forward(eval->model, &batch, &compare.logits);
