@@ -27,7 +27,9 @@ struct options {
     const char *kv_format;  /* f16, o4, o2 */
     int kv_recent;          /* blocks read at 4 bits before they are read at 2 */
     int sink_tokens;        /* tokens at the start kept in fp16 */
-    int threads;            /* engine's worker threads; 0: the processors this process may use */
+    const char *calibration; /* side file of `octavo calibrate`; default: MODEL.octocal when it is there */
+    bool no_calibration;
+    int threads; /* engine's worker threads; 0: the processors this process may use */
     int http_threads;
     int max_batch_tokens; /* tokens in one engine step */
     int max_queue;        /* requests waiting; more get 429 */

@@ -41,6 +41,20 @@ static void fill_defaults(struct engine *engine)
     engine->max_prompt_tokens = options->max_batch_tokens;
 }
 
+static enum err create_tables(struct engine *engine, struct err_info *info)
+{
+    const struct engine_options *options = &engine->options;
+    const double *inv_freq = model_inv_freq(options->model);
+    const struct calibration *calibration = options->calibration;
+    if (calibration != NULL) {
+        int n_frames = options->ctx_size / calibration->frame_tokens + 1;
+        return calibration_tables(calibration, n_frames, inv_freq, &engine->tables, info);
+    }
+    engine->tables = kv_tables_identity(&engine->policies[0].shape, FRAME_TOKENS,
+                                        options->ctx_size / FRAME_TOKENS + 1, inv_freq);
+    return engine->tables != NULL ? ERR_OK : err_set(info, ERR_MEMORY, "no memory for the KV cache's tables");
+}
+
 static enum err create_cache(struct engine *engine, struct err_info *info)
 {
     const struct engine_options *options = &engine->options;
@@ -56,12 +70,11 @@ static enum err create_cache(struct engine *engine, struct err_info *info)
     if (err != ERR_OK) return err;
 
     engine->staging = kv_staging_create(shape, options->max_batch_tokens, options->backend);
-    engine->tables = kv_tables_identity(shape, FRAME_TOKENS, options->ctx_size / FRAME_TOKENS + 1,
-                                        model_inv_freq(options->model));
+    err = create_tables(engine, info);
+    if (err != ERR_OK) return err;
     engine->all_kv = calloc((size_t)options->parallel, sizeof *engine->all_kv);
     engine->free_kv = calloc((size_t)options->parallel, sizeof *engine->free_kv);
-    if (engine->staging == NULL || engine->tables == NULL || engine->all_kv == NULL ||
-        engine->free_kv == NULL)
+    if (engine->staging == NULL || engine->all_kv == NULL || engine->free_kv == NULL)
         return err_set(info, ERR_MEMORY, "no memory for the KV cache's tables");
     for (int i = 0; i < options->parallel; i++) {
         err = kv_sequence_create(&engine->policies[options->default_format], engine->pool, engine->staging,
@@ -113,9 +126,10 @@ static void log_capacity(const struct engine *engine)
                  "the KV cache does not hold one sequence of --ctx-size %d: longer requests get an error; "
                  "raise --kv-cache-bytes",
                  options->ctx_size);
-    if (chosen != KV_FORMAT_F16)
+    if (chosen != KV_FORMAT_F16 && options->calibration == NULL)
         log_warn("engine",
-                 "KV cache format %s is uncalibrated: its error is larger than it will be once calibrated",
+                 "KV cache format %s is uncalibrated: its error is several times larger than after "
+                 "`octavo calibrate`",
                  kv_format_name(chosen));
 }
 

@@ -1,6 +1,7 @@
 #ifndef SERVER_ENGINE_H
 #define SERVER_ENGINE_H
 
+#include "cache/calibration.h"
 #include "cache/pool.h"
 #include "config/err.h"
 #include "model/model.h"
@@ -29,6 +30,7 @@ struct engine_options {
     enum kv_format default_format;
     int recent_blocks;
     int sink_tokens;
+    const struct calibration *calibration; /* of this model; NULL: identity, and a warning */
     size_t kv_bytes;
     int ctx_size; /* longest prompt + output */
     int parallel; /* most sequences running */

@@ -4,6 +4,8 @@
 #include "config/version.h"
 #include "kernels/cpu_features.h"
 #include "server/bench.h"
+#include "server/calibrate_command.h"
+#include "server/eval.h"
 #include "server/inspect.h"
 #include "server/serve.h"
 
@@ -28,6 +30,8 @@ static const struct command {
 } commands[] = {
     {"serve", serve_main, "serve a model over HTTP with the OpenAI API"},
     {"inspect", inspect_main, "list the keys and tensors of a GGUF file"},
+    {"calibrate", calibrate_command_main, "measure a model, so that its cache can be coded in 4 and 2 bits"},
+    {"eval", eval_main, "measure what a cache format costs: perplexity, KL divergence, top-1"},
     {"bench", bench_main, "measure a server: latency, throughput, sequences at once"},
     {"version", version_main, "print the version, the compiler and the processor's features"},
     {"help", help_main, "print this"},

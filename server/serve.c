@@ -45,6 +45,7 @@ struct serve {
     struct gguf *gguf;
     struct tokenizer *tokenizer;
     struct model *model;
+    struct calibration *calibration;
     struct courier *courier;
     struct engine *engine;
     enum kv_format kv_format;
@@ -200,6 +201,32 @@ static enum err choose_kv_bytes(const struct serve *serve, size_t *out, struct e
                          "the system does not tell how much memory is free; give --kv-cache-bytes");
 }
 
+/* The side file that was asked for must load; the one beside the model may be missing or of another model. */
+static enum err load_calibration(struct serve *serve, struct err_info *info)
+{
+    const struct options *options = serve->options;
+    char beside[4096];
+    const char *path = options->calibration;
+    uint64_t hash[2];
+    struct kv_shape shape;
+    if (options->no_calibration) return ERR_OK;
+    if (path == NULL) {
+        int n = snprintf(beside, sizeof(beside), "%s.octocal", options->model);
+        if (n >= (int)sizeof(beside) || access(beside, R_OK) != 0) return ERR_OK;
+        path = beside;
+    }
+    gguf_hash(serve->gguf, hash);
+    model_kv_shape(serve->model, &shape);
+    enum err err = calibration_load(path, &shape, hash, &serve->calibration, info);
+    if (err == ERR_OK)
+        log_info("serve", "calibration from %s", path);
+    else if (options->calibration == NULL) {
+        log_warn("serve", "no calibration: %s", info->message);
+        err = ERR_OK;
+    }
+    return err;
+}
+
 static enum err start_engine(struct serve *serve, struct err_info *info)
 {
     const struct options *options = serve->options;
@@ -218,7 +245,9 @@ static enum err start_engine(struct serve *serve, struct err_info *info)
                                     .max_logits = serve->max_logits,
                                     .max_queue = options->max_queue,
                                     .deliver = courier_deliver};
-    enum err err = choose_kv_bytes(serve, &engine.kv_bytes, info);
+    enum err err = load_calibration(serve, info);
+    engine.calibration = serve->calibration;
+    if (err == ERR_OK) err = choose_kv_bytes(serve, &engine.kv_bytes, info);
     if (err == ERR_OK) err = courier_create(serve->tokenizer, &serve->courier, info);
     if (err != ERR_OK) return err;
     engine.deliver_context = serve->courier;
@@ -265,6 +294,7 @@ static void tear_down(struct serve *serve, int flush_ms)
     if (serve->engine) engine_free(serve->engine);
     courier_free(serve->courier);
     http_free(serve->http, flush_ms);
+    calibration_free(serve->calibration);
     if (serve->model) model_free(serve->model);
     if (serve->tokenizer) tokenizer_free(serve->tokenizer);
     if (serve->backend) serve->backend->destroy(serve->backend);

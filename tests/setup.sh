@@ -9,9 +9,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-debian_run=(libmicrohttpd12 libcjson1 libjemalloc2 libpcre2-8-0 libutf8proc2 libxxhash0)
+debian_run=(libmicrohttpd12 libcjson1 libjemalloc2 libpcre2-8-0 libutf8proc2 libxxhash0 libopenblas0-pthread)
 debian_build=(gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libcjson-dev libjemalloc-dev libpcre2-dev
-    libutf8proc-dev libxxhash-dev)
+    libutf8proc-dev libxxhash-dev libopenblas-dev)
 debian_test=(libcmocka-dev curl python3 python3-venv ca-certificates)
 debian_check=(clang-format)
 debian_docker=(buildah debootstrap curl python3 procps)
