@@ -38,14 +38,16 @@ struct identity {
     float values[];
 };
 
+/* cosines[row * row_stride + i * pair_stride] and the sines of the angle of position row * row_tokens. */
 static void angles_fill(float *cosines, float *sines, int n_rows, double row_tokens, int n_pairs,
-                        const double *inv_freq)
+                        const double *inv_freq, size_t row_stride, size_t pair_stride)
 {
     for (int row = 0; row < n_rows; row++) {
         for (int i = 0; i < n_pairs; i++) {
             double angle = row * row_tokens * inv_freq[i];
-            cosines[(size_t)row * n_pairs + i] = (float)cos(angle);
-            sines[(size_t)row * n_pairs + i] = (float)sin(angle);
+            size_t at = (size_t)row * row_stride + (size_t)i * pair_stride;
+            cosines[at] = (float)cos(angle);
+            sines[at] = (float)sin(angle);
         }
     }
 }
@@ -80,8 +82,8 @@ struct kv_tables *kv_tables_identity(const struct kv_shape *shape, int frame_tok
     float *rope_cos = identity->values, *rope_sin = rope_cos + (size_t)frame_tokens * n_pairs;
     float *frame_cos = rope_sin + (size_t)frame_tokens * n_pairs;
     float *frame_sin = frame_cos + (size_t)n_frames * n_pairs;
-    angles_fill(rope_cos, rope_sin, frame_tokens, 1, n_pairs, inv_freq);
-    angles_fill(frame_cos, frame_sin, n_frames, frame_tokens, n_pairs, inv_freq);
+    angles_fill(rope_cos, rope_sin, frame_tokens, 1, n_pairs, inv_freq, 1, (size_t)frame_tokens);
+    angles_fill(frame_cos, frame_sin, n_frames, frame_tokens, n_pairs, inv_freq, (size_t)n_pairs, 1);
     float *matrix = NULL;
     if (!is_hadamard) {
         matrix = frame_sin + (size_t)n_frames * n_pairs;

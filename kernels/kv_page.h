@@ -58,7 +58,7 @@ struct kv_tables {
     const float *query_transform;
     const float *value_mean;      /* [layers][kv_heads][head_dim], or NULL for zero */
     const float *value_transform; /* [head_dim][head_dim]: H, orthogonal: v' = H (v - mean); output: H^T */
-    const float *rope_cos;        /* [frame_tokens][head_dim/2]: angles of offsets 0..F-1 */
+    const float *rope_cos;        /* [head_dim/2][frame_tokens]: angles of offsets 0..F-1 */
     const float *rope_sin;
     const float *frame_cos; /* [n_frames][head_dim/2]: angles of f * F, computed in double */
     const float *frame_sin;

@@ -45,6 +45,7 @@ struct attention *attention_create(struct workers *workers, const struct attenti
                                           .w8 = s->w8,
                                           .out_half = s->out_half,
                                           .out_coded = s->out_coded,
+                                          .mean_factors = s->mean_factors,
                                           .mean_scores = s->mean_scores};
     }
     return attention;

@@ -24,6 +24,10 @@
  *                coded: w_t = p_t * scale_t as u8 (w8_t = rint(w_t * (255 / max w))),
  *                       out_coded_d = fmaf(2 isum - (2^b - 1) sum w8, max w / 255 / 2, .)
  *
+ * The mean's score, <q_frame, R_o mean>, is sum_i c_i cos(o w_i), then + s_i sin(o w_i), chains of fmaf over
+ * the pairs i in increasing order, with c = q_i mean_i + q_j mean_j, s = q_j mean_i - q_i mean_j, j = i +
+ * head_dim/2.
+ *
  * q8: on entering a frame, the query is turned back by the frame's angle, transformed and rounded to int8:
  * rint(q'_c * (127 / amax)), q8_scale = amax / 127 / 2. isum are exact integers. Segments are merged in order
  * (state_merge), then out = (out_half + H^T out_coded + mean * coded_sum) * (1 / sum).
@@ -67,6 +71,7 @@ struct attention_tile {
     float *scores; /* then p */
     uint8_t *w8;
     float *out_half, *out_coded;
+    float *mean_factors; /* [n_rows][head_dim]: of the cosines of each pair, then of the sines */
     float *mean_scores;
     float q8_scale[ATTENTION_TILE_ROWS]; /* half the step of q8 */
     int32_t q8_sum[ATTENTION_TILE_ROWS];
@@ -85,6 +90,8 @@ struct attention_kernels {
                         const float *matrix);
     /* scores of all rows; keys [head_dim][64]. Tokens from n_tokens on may be left undefined. */
     void (*scores_half)(struct attention_tile *tile, const uint16_t *keys, int n_tokens);
+    /* mean_factors -> mean_scores. cosines, sines [head_dim/2][stride]: angles of the block's 64 offsets. */
+    void (*scores_mean)(struct attention_tile *tile, const float *cosines, const float *sines, int stride);
     /* scales [64]; mean_scores: tile->mean_scores or NULL. */
     void (*scores_coded)(struct attention_tile *tile, const uint8_t *codes, enum code_reading reading,
                          const uint16_t *scales, const float *mean_scores);

@@ -25,6 +25,7 @@ const struct attention_kernels attention_kernels_avx2 = {
     .transform = transform,
     .query_frame = query_frame,
     .scores_half = scores_half,
+    .scores_mean = scores_mean,
     .scores_coded = scores_coded,
     .softmax = softmax,
     .values_half = values_half,

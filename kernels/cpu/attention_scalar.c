@@ -86,6 +86,20 @@ static void scores_half(struct attention_tile *tile, const uint16_t *keys, int n
     }
 }
 
+static void scores_mean(struct attention_tile *tile, const float *cosines, const float *sines, int stride)
+{
+    int n = tile->head_dim, half = n / 2;
+    for (int row = 0; row < tile->n_rows; row++) {
+        const float *factors = tile->mean_factors + row * n;
+        for (int t = 0; t < TOKENS; t++) {
+            float score = 0;
+            for (int i = 0; i < half; i++) score = fmaf(factors[i], cosines[i * stride + t], score);
+            for (int i = 0; i < half; i++) score = fmaf(factors[half + i], sines[i * stride + t], score);
+            tile->mean_scores[row * TOKENS + t] = score;
+        }
+    }
+}
+
 /* The code of a row and column of a matrix with n_columns columns. */
 static int code_at(const uint8_t *codes, enum code_reading reading, int n_columns, int row, int column)
 {
@@ -210,6 +224,7 @@ const struct attention_kernels attention_kernels_scalar = {
     .transform = transform,
     .query_frame = query_frame,
     .scores_half = scores_half,
+    .scores_mean = scores_mean,
     .scores_coded = scores_coded,
     .softmax = softmax,
     .values_half = values_half,

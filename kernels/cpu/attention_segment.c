@@ -81,29 +81,19 @@ static void sinks_step(const struct attention_unit *unit, int block)
     half_step(unit, scratch->sink_keys, scratch->sink_values, n_sinks);
 }
 
-/* mean_scores = <q_frame, R_o mean> for the block's 64 offsets. */
-static const float *mean_scores(const struct attention_unit *unit, int offset)
+static void mean_factors(const struct attention_unit *unit)
 {
-    const struct kv_tables *tables = unit->args->tables;
     struct attention_scratch *scratch = unit->scratch;
     int n = scratch->tile.head_dim, half = n / 2;
-    const float *mean = tables->key_mean + attention_page_index(unit) * n;
-    for (int i = 0; i < half; i++) {
-        for (int t = 0; t < TOKENS; t++) {
-            float c = tables->rope_cos[(offset + t) * half + i],
-                  s = tables->rope_sin[(offset + t) * half + i];
-            scratch->mean_keys[i * TOKENS + t] = mean[i] * c - mean[i + half] * s;
-            scratch->mean_keys[(i + half) * TOKENS + t] = mean[i + half] * c + mean[i] * s;
+    const float *mean = unit->args->tables->key_mean + attention_page_index(unit) * n;
+    for (int row = 0; row < scratch->tile.n_rows; row++) {
+        const float *q = scratch->q_frame + row * n;
+        float *factors = scratch->mean_factors + row * n;
+        for (int i = 0; i < half; i++) {
+            factors[i] = q[i] * mean[i] + q[i + half] * mean[i + half];
+            factors[i + half] = q[i + half] * mean[i] - q[i] * mean[i + half];
         }
     }
-    for (int row = 0; row < scratch->tile.n_rows; row++) {
-        float *scores = scratch->mean_scores + row * TOKENS;
-        memset(scores, 0, TOKENS * sizeof *scores);
-        for (int i = 0; i < n; i++)
-            for (int t = 0; t < TOKENS; t++)
-                scores[t] += scratch->q_frame[row * n + i] * scratch->mean_keys[i * TOKENS + t];
-    }
-    return scratch->mean_scores;
 }
 
 static void enter_frame(struct attention_unit *unit, int frame)
@@ -114,6 +104,7 @@ static void enter_frame(struct attention_unit *unit, int frame)
     size_t angles = (size_t)frame * (n / 2), matrix = attention_page_index(unit) * (size_t)n * (size_t)n;
     unit->kernels->query_frame(&unit->scratch->tile, tables->frame_cos + angles, tables->frame_sin + angles,
                                tables->is_hadamard ? NULL : tables->query_transform + matrix);
+    if (tables->key_mean) mean_factors(unit);
     unit->frame = frame;
 }
 
@@ -144,9 +135,15 @@ static void coded_step(struct attention_unit *unit, int block)
 
     int position = block * TOKENS, frame = position / tables->frame_tokens;
     if (frame != unit->frame) enter_frame(unit, frame);
-    const float *mean = tables->key_mean ? mean_scores(unit, position % tables->frame_tokens) : NULL;
+    const float *mean_scores = NULL;
+    if (tables->key_mean) {
+        int offset = position % tables->frame_tokens;
+        kernels->scores_mean(tile, tables->rope_cos + offset, tables->rope_sin + offset,
+                             tables->frame_tokens);
+        mean_scores = tile->mean_scores;
+    }
     page_prefetch(unit, block + 1, 0);
-    kernels->scores_coded(tile, codes, reading, scales, mean);
+    kernels->scores_coded(tile, codes, reading, scales, mean_scores);
     kernels->softmax(tile, 0, tile->n_rows, ~ref->sink_mask, scales + TOKENS);
     page_prefetch(unit, block + 1, 1);
     kernels->values_coded(tile, codes + code_bytes, reading);

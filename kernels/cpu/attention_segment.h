@@ -14,7 +14,7 @@ struct attention_scratch {
     _Alignas(64) float out_coded[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float scores[ATTENTION_TILE_ROWS * KV_BLOCK_TOKENS];
     _Alignas(64) float mean_scores[ATTENTION_TILE_ROWS * KV_BLOCK_TOKENS];
-    _Alignas(64) float mean_keys[KV_MAX_HEAD_DIM * KV_BLOCK_TOKENS];
+    _Alignas(64) float mean_factors[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) int8_t q8[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) uint8_t w8[ATTENTION_TILE_ROWS * KV_BLOCK_TOKENS];
     _Alignas(64) uint16_t sink_keys[KV_MAX_HEAD_DIM * KV_BLOCK_TOKENS];

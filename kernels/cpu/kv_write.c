@@ -116,8 +116,8 @@ static void columns_subtract_key_mean(float *x, int n, const float *mean, const 
     for (int i = 0; i < n / 2; i++) {
         float a = mean[i], b = mean[i + n / 2];
         for (int t = 0; t < TOKENS; t++) {
-            float c = tables->rope_cos[(offset + t) * (n / 2) + i];
-            float s = tables->rope_sin[(offset + t) * (n / 2) + i];
+            float c = tables->rope_cos[i * tables->frame_tokens + offset + t];
+            float s = tables->rope_sin[i * tables->frame_tokens + offset + t];
             x[i * TOKENS + t] -= a * c - b * s;
             x[(i + n / 2) * TOKENS + t] -= b * c + a * s;
         }
