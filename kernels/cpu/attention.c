@@ -40,6 +40,7 @@ struct attention *attention_create(struct workers *workers, const struct attenti
         struct attention_scratch *s = &attention->scratch[i];
         s->tile = (struct attention_tile){.q = s->q,
                                           .q_frame = s->q_frame,
+                                          .mixed = s->mixed,
                                           .q8 = s->q8,
                                           .scores = s->scores,
                                           .w8 = s->w8,
@@ -149,17 +150,17 @@ static void unit_finish(const struct attention_unit *unit)
     const struct kv_tables *tables = unit->args->tables;
     struct attention_tile *tile = &unit->scratch->tile;
     int n = tile->head_dim, is_coded = !unit->rows.span->all_f16;
+    if (is_coded)
+        unit->kernels->transform(tile->out_coded, tables->is_hadamard ? NULL : tables->value_transform, n,
+                                 tile->n_rows, tile->mixed);
     for (int row = 0; row < tile->n_rows; row++) {
         float *out = unit->args->out + unit_offset(unit, row / unit->group) + (size_t)(row % unit->group) * n;
-        float *half = tile->out_half + row * n, back[KV_MAX_HEAD_DIM];
-        if (is_coded) {
-            unit->kernels->transform(tile->out_coded + row * n,
-                                     tables->is_hadamard ? NULL : tables->value_transform, n, back);
-            for (int i = 0; i < n; i++) half[i] += back[i];
-            if (tables->value_mean) {
-                const float *mean = tables->value_mean + attention_page_index(unit) * n;
-                for (int i = 0; i < n; i++) half[i] += mean[i] * tile->coded_sum[row];
-            }
+        float *half = tile->out_half + row * n;
+        if (is_coded)
+            for (int i = 0; i < n; i++) half[i] += tile->mixed[row * n + i];
+        if (is_coded && tables->value_mean) {
+            const float *mean = tables->value_mean + attention_page_index(unit) * n;
+            for (int i = 0; i < n; i++) half[i] += mean[i] * tile->coded_sum[row];
         }
         float per_sum = 1.0f / tile->sum[row];
         for (int i = 0; i < n; i++) out[i] = half[i] * per_sum;

@@ -67,6 +67,7 @@ struct attention_tile {
     int n_rows, head_dim;
     float *q;       /* times scale * log2 e */
     float *q_frame; /* the same, turned back by the frame's angle */
+    float *mixed;   /* and transformed: q'; at the end H^T out_coded */
     int8_t *q8;
     float *scores; /* then p */
     uint8_t *w8;
@@ -83,8 +84,9 @@ struct attention_tile {
 };
 
 struct attention_kernels {
-    /* out_j = sum_i x_i matrix[i][j] (fmaf, increasing i), or the fast Hadamard when matrix is NULL. */
-    void (*transform)(const float *x, const float *matrix, int n, float *out);
+    /* Each of n_rows rows: out_j = sum_i x_i matrix[i][j] (fmaf, increasing i), or the fast Hadamard when
+       matrix is NULL. */
+    void (*transform)(const float *x, const float *matrix, int n, int n_rows, float *out);
     /* q -> q_frame, q8, q8_scale, q8_sum. cosines, sines [head_dim/2]: the frame's angle. */
     void (*query_frame)(struct attention_tile *tile, const float *cosines, const float *sines,
                         const float *matrix);

@@ -24,7 +24,7 @@ float attention_exp2(float x)
     return y * power;
 }
 
-static void transform(const float *x, const float *matrix, int n, float *out)
+static void transform_row(const float *x, const float *matrix, int n, float *out)
 {
     if (matrix) {
         for (int j = 0; j < n; j++) {
@@ -47,18 +47,23 @@ static void transform(const float *x, const float *matrix, int n, float *out)
     for (int i = 0; i < n; i++) out[i] *= norm;
 }
 
+static void transform(const float *x, const float *matrix, int n, int n_rows, float *out)
+{
+    for (int row = 0; row < n_rows; row++) transform_row(x + row * n, matrix, n, out + row * n);
+}
+
 static void query_frame(struct attention_tile *tile, const float *cosines, const float *sines,
                         const float *matrix)
 {
     int n = tile->head_dim, half = n / 2;
     for (int row = 0; row < tile->n_rows; row++) {
         const float *q = tile->q + row * n;
-        float *turned = tile->q_frame + row * n, mixed[KV_MAX_HEAD_DIM];
+        float *turned = tile->q_frame + row * n, *mixed = tile->mixed + row * n;
         for (int i = 0; i < half; i++) {
             turned[i] = q[i] * cosines[i] + q[i + half] * sines[i];
             turned[i + half] = q[i + half] * cosines[i] - q[i] * sines[i];
         }
-        transform(turned, matrix, n, mixed);
+        transform_row(turned, matrix, n, mixed);
         float amax = 0;
         for (int i = 0; i < n; i++) amax = fabsf(mixed[i]) > amax ? fabsf(mixed[i]) : amax;
         int is_zero = !(amax >= ATTENTION_TINY);

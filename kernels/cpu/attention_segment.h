@@ -10,6 +10,7 @@ struct attention_scratch {
     struct span_cursor cursor;
     _Alignas(64) float q[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float q_frame[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
+    _Alignas(64) float mixed[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float out_half[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float out_coded[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float scores[ATTENTION_TILE_ROWS * KV_BLOCK_TOKENS];

@@ -64,7 +64,8 @@ INLINE __m256i round_to_16(__m256 low, __m256 high)
     return _mm256_permute4x64_epi64(packed, 0xd8);
 }
 
-#include "kernels/cpu/attention_simd_coded.h"
 #include "kernels/cpu/attention_simd_half.h"
+
+#include "kernels/cpu/attention_simd_coded.h"
 #include "kernels/cpu/attention_simd_query.h"
 #include "kernels/cpu/attention_simd_softmax.h"

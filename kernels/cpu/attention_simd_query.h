@@ -30,9 +30,22 @@ INLINE void hadamard(const float *x, int n, float *out)
     hadamard_stride(out, n, n / 2, 1, norm);
 }
 
-static void transform(const float *x, const float *matrix, int n, float *out)
+static void transform(const float *x, const float *matrix, int n, int n_rows, float *out)
 {
-    if (!matrix) {
+    if (matrix) {
+        struct row_product product = {.factors = x,
+                                      .factor_stride = n,
+                                      .matrix = matrix,
+                                      .matrix_stride = n,
+                                      .n = n,
+                                      .out = out,
+                                      .out_stride = n,
+                                      .width = n,
+                                      .is_fresh = 1};
+        product_rows(&product, 0, n_rows);
+        return;
+    }
+    for (int row = 0; row < n_rows; row++, x += n, out += n) {
         /* Constant sizes let the strides unroll. */
         switch (n) {
         case 64:
@@ -45,17 +58,6 @@ static void transform(const float *x, const float *matrix, int n, float *out)
             hadamard(x, n, out);
             break;
         }
-        return;
-    }
-    for (int j = 0; j < n; j += 2 * LANES) {
-        __m256 low = _mm256_setzero_ps(), high = low;
-        for (int i = 0; i < n; i++) {
-            __m256 factor = _mm256_broadcast_ss(x + i);
-            low = _mm256_fmadd_ps(factor, _mm256_loadu_ps(matrix + i * n + j), low);
-            high = _mm256_fmadd_ps(factor, _mm256_loadu_ps(matrix + i * n + j + LANES), high);
-        }
-        _mm256_storeu_ps(out + j, low);
-        _mm256_storeu_ps(out + j + LANES, high);
     }
 }
 
@@ -87,14 +89,14 @@ static void query_frame(struct attention_tile *tile, const float *cosines, const
     int n = tile->head_dim, half = n / 2;
     for (int row = 0; row < tile->n_rows; row++) {
         const float *q = tile->q + row * n;
-        float *turned = tile->q_frame + row * n, mixed[KV_MAX_HEAD_DIM];
+        float *turned = tile->q_frame + row * n;
         for (int i = 0; i < half; i += LANES) {
             __m256 c = _mm256_loadu_ps(cosines + i), s = _mm256_loadu_ps(sines + i);
             __m256 a = _mm256_loadu_ps(q + i), b = _mm256_loadu_ps(q + half + i);
             _mm256_storeu_ps(turned + i, _mm256_add_ps(_mm256_mul_ps(a, c), _mm256_mul_ps(b, s)));
             _mm256_storeu_ps(turned + half + i, _mm256_sub_ps(_mm256_mul_ps(b, c), _mm256_mul_ps(a, s)));
         }
-        transform(turned, matrix, n, mixed);
-        query_quantize(tile, row, mixed);
     }
+    transform(tile->q_frame, matrix, n, tile->n_rows, tile->mixed);
+    for (int row = 0; row < tile->n_rows; row++) query_quantize(tile, row, tile->mixed + row * n);
 }
