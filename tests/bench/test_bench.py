@@ -18,7 +18,7 @@ PATIENCE_S = 300
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    subprocess.run([BUILD / "tiny", path, "layers=4", "heads=6", "kv_heads=3", "head_dim=64", "embd=384", "ff=512"],
+    subprocess.run([BUILD / "tiny", path, "layers=1", "heads=3", "kv_heads=3", "head_dim=64", "embd=192", "ff=192"],
                    check=True)
     return path
 
@@ -87,8 +87,8 @@ def test_failures_are_counted_and_named(server):
 
 
 def test_as_many_run_at_once_as_the_arithmetic_says(model):
-    done = bench("capacity", model, "--formats", "f16,o4,o2", "--kv-cache-bytes", "24Mi", "--prompt-tokens", 900,
-                 "--max-tokens", 150, "--kv-recent", 2, "--max-batch-tokens", 64, "--json")
+    done = bench("capacity", model, "--formats", "f16,o4,o2", "--kv-cache-bytes", "2Mi", "--prompt-tokens", 300,
+                 "--max-tokens", 80, "--kv-recent", 1, "--max-batch-tokens", 32, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     f16, o4, o2 = report["formats"]
