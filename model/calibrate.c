@@ -5,6 +5,7 @@
 #include "model/balance.h"
 #include "model/statistics.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,18 +19,24 @@ struct calibrate {
     struct calibration *calibration;
     int length, n_sequences; /* tokens of a sequence, sequences */
     int done, total;
+    bool stopped;
 };
 
-static void progress(struct calibrate *run)
+/* One layer of one sequence, or one layer solved. False: stop. */
+static bool progress(struct calibrate *run)
 {
+    const struct calibrate_options *options = run->options;
     run->done++;
-    if (run->options->progress) run->options->progress(run->options->progress_context, run->done, run->total);
+    if (options->progress && !options->progress(options->progress_context, run->done, run->total))
+        run->stopped = true;
+    return !run->stopped;
 }
 
-static void tap(void *context, int layer, const float *q, const float *k, const float *v)
+static bool tap(void *context, int layer, const float *q, const float *k, const float *v)
 {
     struct calibrate *run = context;
     statistics_add(run->statistics, run->options->workers, layer, run->length, q, k, v);
+    return progress(run);
 }
 
 static enum err calibrate_open(struct calibrate *run, struct err_info *info)
@@ -69,6 +76,7 @@ static enum err sequence_run(struct calibrate *run, const int32_t *tokens, struc
         kv_sequence_end(sequence);
     }
     kv_sequence_free(sequence);
+    if (run->stopped) err = err_set(info, ERR_CLOSED, "calibration was stopped");
     return err;
 }
 
@@ -105,21 +113,21 @@ enum err calibrate_run(struct model *model, const struct gguf *gguf, const struc
     if (n_tokens < 4 * KV_BLOCK_TOKENS)
         return err_set(info, ERR_INVALID, "calibration needs at least %d tokens of text, not %zu",
                        4 * KV_BLOCK_TOKENS, n_tokens);
-    run.length = n_tokens < CALIBRATE_SEQUENCE_TOKENS ? (int)n_tokens : CALIBRATE_SEQUENCE_TOKENS;
+    run.length = model_config(model)->context_length;
+    if (run.length > CALIBRATE_SEQUENCE_TOKENS) run.length = CALIBRATE_SEQUENCE_TOKENS;
+    if ((size_t)run.length > n_tokens) run.length = (int)n_tokens;
     size_t whole = n_tokens / (size_t)run.length;
     run.n_sequences = whole < CALIBRATE_SEQUENCES ? (int)whole : CALIBRATE_SEQUENCES;
-    run.total = run.n_sequences + run.shape.n_layers;
+    run.total = (run.n_sequences + 1) * run.shape.n_layers;
     enum err err = calibrate_open(&run, info);
-    for (int s = 0; s < run.n_sequences && err == ERR_OK; s++) {
+    for (int s = 0; s < run.n_sequences && err == ERR_OK; s++)
         err = sequence_run(&run, tokens + (size_t)s * run.length, info);
-        progress(&run);
-    }
     size_t D = (size_t)run.shape.head_dim;
     moments = malloc((2 * D + 2 * D * D) * sizeof *moments);
     if (moments == NULL && err == ERR_OK) err = err_set(info, ERR_MEMORY, "calibration: out of memory");
     for (int layer = 0; layer < run.shape.n_layers && err == ERR_OK; layer++) {
         err = layer_solve(&run, layer, moments, info);
-        progress(&run);
+        if (err == ERR_OK && !progress(&run)) err = err_set(info, ERR_CLOSED, "calibration was stopped");
     }
     if (err == ERR_OK) {
         gguf_hash(gguf, run.calibration->model_hash);

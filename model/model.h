@@ -6,6 +6,7 @@
 #include "kernels/kv_page.h"
 #include "model/gguf.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -52,8 +53,9 @@ struct model_batch {
     const int32_t *logit_rows;      /* [n_logits] rows whose logits are wanted, increasing */
     const struct kv_tables *tables; /* NULL when every span is all_f16 */
     /* Sees every layer's queries [n_tokens][n_heads][head_dim] and keys [n_tokens][n_kv_heads][head_dim]
-       after RoPE, and values; for calibration. NULL: nobody looks. */
-    void (*tap)(void *context, int layer, const float *q, const float *k, const float *v);
+       after RoPE, and values; for calibration. False ends the pass there, and no logits come. NULL: nobody
+       looks. */
+    bool (*tap)(void *context, int layer, const float *q, const float *k, const float *v);
     void *tap_context;
 };
 

@@ -187,7 +187,7 @@ void model_forward(struct model *model, const struct model_batch *batch, const f
     for (int i = 0; i < c->n_layers; i++) {
         const bool last = i == c->n_layers - 1;
         project_layer(&step, &model->layers[i]);
-        if (batch->tap) batch->tap(batch->tap_context, i, s->q, s->k, s->v);
+        if (batch->tap && !batch->tap(batch->tap_context, i, s->q, s->k, s->v)) return;
         store_layer(&step, i);
         if (last && batch->n_logits == 0) return;
         attend_layer(&step, i);

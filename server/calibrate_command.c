@@ -2,11 +2,13 @@
 
 #include "kernels/workers.h"
 #include "model/calibrate.h"
+#include "model/calibration_text.h"
 #include "model/tokenizer.h"
 #include "server/serve_machine.h"
 
 #include <errno.h>
 #include <getopt.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +19,7 @@
 struct command {
     const char *model, *data, *output;
     char default_output[4096];
+    char *text; /* of the data file */
     struct gguf *gguf;
     struct workers *workers;
     struct backend *backend;
@@ -28,8 +31,8 @@ struct command {
 
 static void usage(FILE *out)
 {
-    fputs("usage: octavo calibrate MODEL --data FILE [-o FILE]\n\n"
-          "  --data FILE   UTF-8 text to calibrate on: about 16,000 tokens of any mixture are enough\n"
+    fputs("usage: octavo calibrate MODEL [--data FILE] [-o FILE]\n\n"
+          "  --data FILE   UTF-8 text to calibrate on, at least 16,384 tokens (default: a mixture built in)\n"
           "  -o FILE       the side file (default: MODEL with .octocal appended)\n",
           out);
 }
@@ -51,7 +54,6 @@ static enum err command_read(int argc, char **argv, struct command *command, str
     }
     if (optind != argc - 1) return err_set(info, ERR_USAGE, "one MODEL is needed");
     command->model = argv[optind];
-    if (command->data == NULL) return err_set_param(info, ERR_USAGE, "data", "--data FILE is needed");
     if (command->output == NULL) {
         int n =
             snprintf(command->default_output, sizeof command->default_output, "%s.octocal", command->model);
@@ -61,38 +63,54 @@ static enum err command_read(int argc, char **argv, struct command *command, str
     return ERR_OK;
 }
 
-/* The start of the file that calibration can use: more text is not read. */
-static enum err tokens_load(struct command *command, struct err_info *info)
+/* The start of the file that calibration can use: more text is not read. Without a file the embedded text. */
+static enum err text_load(struct command *command, const char **text, size_t *length, struct err_info *info)
 {
     enum { LIMIT = 1 << 20 };
-    struct tokenizer *tokenizer = NULL;
-    char *text = malloc(LIMIT);
-    FILE *file = fopen(command->data, "rb");
-    enum err err = ERR_OK;
-    if (file == NULL || text == NULL) {
-        err = err_set_param(info, ERR_IO, "data", "%s: %s", command->data, strerror(errno));
-        goto out;
+    if (command->data == NULL) {
+        *text = calibration_text;
+        *length = (size_t)(calibration_text_end - calibration_text);
+        return ERR_OK;
     }
-    size_t length = fread(text, 1, LIMIT, file);
-    err = tokenizer_create(command->gguf, &tokenizer, info);
+    enum err err = ERR_OK;
+    FILE *file = fopen(command->data, "rb");
+    command->text = malloc(LIMIT);
+    if (file == NULL)
+        err = err_set_param(info, ERR_IO, "data", "%s: %s", command->data, strerror(errno));
+    else if (command->text == NULL)
+        err = err_set(info, ERR_MEMORY, "%s: out of memory", command->data);
+    else {
+        *length = fread(command->text, 1, LIMIT, file);
+        *text = command->text;
+        if (ferror(file)) err = err_set_param(info, ERR_IO, "data", "%s: %s", command->data, strerror(errno));
+    }
+    if (file != NULL) fclose(file);
+    return err;
+}
+
+static enum err tokens_load(struct command *command, struct err_info *info)
+{
+    struct tokenizer *tokenizer = NULL;
+    const char *text;
+    size_t length;
+    enum err err = text_load(command, &text, &length, info);
+    if (err == ERR_OK) err = tokenizer_create(command->gguf, &tokenizer, info);
     if (err == ERR_OK)
         err = tokenizer_encode(tokenizer, text, length, false, false, SIZE_MAX, &command->tokens,
                                &command->n_tokens, info);
-out:
-    if (file != NULL) fclose(file);
-    free(text);
     tokenizer_free(tokenizer);
     return err;
 }
 
-static void progress(void *context, int done, int total)
+static bool progress(void *context, int done, int total)
 {
     (void)context;
-    if (!isatty(STDERR_FILENO)) return;
+    if (!isatty(STDERR_FILENO)) return true;
     int filled = 40 * done / total;
     fprintf(stderr, "\rcalibrating [%.*s%*s] %3d %%", filled, "########################################",
             40 - filled, "", 100 * done / total);
     if (done == total) fputc('\n', stderr);
+    return true;
 }
 
 static enum err command_run(struct command *command, struct err_info *info)
@@ -132,5 +150,6 @@ int calibrate_command_main(int argc, char **argv)
     if (command.workers != NULL) workers_free(command.workers);
     if (command.gguf != NULL) gguf_close(command.gguf);
     free(command.tokens);
+    free(command.text);
     return err == ERR_OK ? 0 : err == ERR_USAGE ? 2 : 1;
 }
