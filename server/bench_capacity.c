@@ -160,7 +160,7 @@ struct row {
     enum kv_format format;
     size_t sequence_bytes; /* of one sequence at its longest */
     int fit;               /* by arithmetic */
-    int requests, failed;
+    int requests;
     struct bench_sample sample;
     double wall_s, prompt_tokens_per_s, output_tokens_per_s;
 };
@@ -270,7 +270,6 @@ static void row_fill(struct row *row, const struct bench_load_result *result)
         prompt += result->records[i].prompt_tokens;
         output += result->records[i].output_tokens;
     }
-    row->failed = result->n_failed;
     row->wall_s = (double)result->wall_us / 1e6;
     row->prompt_tokens_per_s = (double)prompt / row->wall_s;
     row->output_tokens_per_s = (double)output / row->wall_s;
