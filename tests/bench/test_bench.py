@@ -60,7 +60,9 @@ def test_serve_counts_what_it_asked_for(server):
     assert 12 * 20 <= report["prompt_tokens"] <= 12 * 90
     for name in ("first_token_ms", "inter_token_ms", "per_output_token_ms", "end_to_end_ms"):
         stats = report[name]
-        assert 0 < stats["p50"] <= stats["p90"] <= stats["p99"] <= stats["max"]
+        # Tokens that arrive in one segment have no time between them.
+        assert 0 <= stats["p50"] <= stats["p90"] <= stats["p99"] <= stats["max"]
+        assert stats["max"] > 0
     assert report["first_token_ms"]["max"] <= report["end_to_end_ms"]["max"]
     assert report["end_to_end_ms"]["max"] <= 1000 * report["wall_s"]
 
