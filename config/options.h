@@ -27,7 +27,7 @@ struct options {
     const char *kv_format;  /* f16, o4, o2 */
     int kv_recent;          /* blocks read at 4 bits before they are read at 2 */
     int sink_tokens;        /* tokens at the start kept in fp16 */
-    const char *calibration; /* side file of `octavo calibrate`; default: MODEL.octocal when it is there */
+    const char *calibration; /* side file; NULL: found or made, see server/serve_calibration.h */
     bool no_calibration;
     int threads; /* engine's worker threads; 0: the processors this process may use */
     int http_threads;

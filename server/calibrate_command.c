@@ -91,8 +91,8 @@ static enum err text_load(struct command *command, const char **text, size_t *le
 static enum err tokens_load(struct command *command, struct err_info *info)
 {
     struct tokenizer *tokenizer = NULL;
-    const char *text;
-    size_t length;
+    const char *text = NULL;
+    size_t length = 0;
     enum err err = text_load(command, &text, &length, info);
     if (err == ERR_OK) err = tokenizer_create(command->gguf, &tokenizer, info);
     if (err == ERR_OK)

@@ -8,6 +8,7 @@
 #include "server/api.h"
 #include "server/courier.h"
 #include "server/engine.h"
+#include "server/serve_calibration.h"
 #include "server/serve_machine.h"
 
 #include <errno.h>
@@ -22,9 +23,9 @@
 
 /*
  * Order of things. The port is bound first: a taken one fails at once, and /health can say "loading". Then
- * the model, from the file up to the engine; then the doors open. On the way down: the engine takes no more
- * requests while it finishes those it has, HTTP closes its doors, the engine goes (it tells whoever is left),
- * the courier delivers that, and HTTP goes last.
+ * the calibration, and the model, from the file up to the engine; then the doors open. On the way down: the
+ * engine takes no more requests while it finishes those it has, HTTP closes its doors, the engine goes (it
+ * tells whoever is left), the courier delivers that, and HTTP goes last.
  */
 enum {
     STREAM_BYTES_MAX = 1 << 20, /* unread by a slow client */
@@ -153,11 +154,26 @@ static int choose_max_logits(const struct serve *serve)
     return rows < options->max_batch_tokens ? rows : options->max_batch_tokens;
 }
 
+static bool signal_seen(void)
+{
+    return signals_seen > 0;
+}
+
+/* f16 has no use for one, so only a file that was named is looked at, for its errors. */
+static enum err get_calibration(struct serve *serve, struct err_info *info)
+{
+    struct serve_calibration call = {serve->options, serve->gguf,    serve->tokenizer,
+                                     serve->backend, serve->workers, signal_seen};
+    if (serve->kv_format == KV_FORMAT_F16 && serve->options->calibration == NULL) return ERR_OK;
+    return serve_calibration_get(&call, &serve->calibration, info);
+}
+
 static enum err load_model(struct serve *serve, struct err_info *info)
 {
     const struct options *options = serve->options;
     enum err err = gguf_open(options->model, &serve->gguf, info);
     if (err == ERR_OK) err = tokenizer_create(serve->gguf, &serve->tokenizer, info);
+    if (err == ERR_OK) err = get_calibration(serve, info);
     if (err != ERR_OK) return err;
     serve->max_logits = choose_max_logits(serve);
     return model_load(serve->gguf, serve->backend, options->max_batch_tokens, serve->max_logits,
@@ -201,32 +217,6 @@ static enum err choose_kv_bytes(const struct serve *serve, size_t *out, struct e
                          "the system does not tell how much memory is free; give --kv-cache-bytes");
 }
 
-/* The side file that was asked for must load; the one beside the model may be missing or of another model. */
-static enum err load_calibration(struct serve *serve, struct err_info *info)
-{
-    const struct options *options = serve->options;
-    char beside[4096];
-    const char *path = options->calibration;
-    uint64_t hash[2];
-    struct kv_shape shape;
-    if (options->no_calibration) return ERR_OK;
-    if (path == NULL) {
-        int n = snprintf(beside, sizeof(beside), "%s.octocal", options->model);
-        if (n >= (int)sizeof(beside) || access(beside, R_OK) != 0) return ERR_OK;
-        path = beside;
-    }
-    gguf_hash(serve->gguf, hash);
-    model_kv_shape(serve->model, &shape);
-    enum err err = calibration_load(path, &shape, hash, &serve->calibration, info);
-    if (err == ERR_OK)
-        log_info("serve", "calibration from %s", path);
-    else if (options->calibration == NULL) {
-        log_warn("serve", "no calibration: %s", info->message);
-        err = ERR_OK;
-    }
-    return err;
-}
-
 static enum err start_engine(struct serve *serve, struct err_info *info)
 {
     const struct options *options = serve->options;
@@ -245,9 +235,8 @@ static enum err start_engine(struct serve *serve, struct err_info *info)
                                     .max_logits = serve->max_logits,
                                     .max_queue = options->max_queue,
                                     .deliver = courier_deliver};
-    enum err err = load_calibration(serve, info);
     engine.calibration = serve->calibration;
-    if (err == ERR_OK) err = choose_kv_bytes(serve, &engine.kv_bytes, info);
+    enum err err = choose_kv_bytes(serve, &engine.kv_bytes, info);
     if (err == ERR_OK) err = courier_create(serve->tokenizer, &serve->courier, info);
     if (err != ERR_OK) return err;
     engine.deliver_context = serve->courier;
@@ -327,6 +316,7 @@ enum err serve_run(const struct options *options, struct err_info *info)
         wait_signal(1, -1);
         finished = drain(serve);
     }
+    if (err == ERR_CLOSED && signals_seen > 0) err = ERR_OK; /* asked to stop before it was up */
     tear_down(serve, err != ERR_OK ? 0 : finished ? FLUSH_MS : FLUSH_HARD_MS);
     if (err == ERR_OK) log_info("serve", "stopped");
     free(serve);
