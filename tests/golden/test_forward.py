@@ -6,6 +6,9 @@ import gguf
 import numpy as np
 import pytest
 
+# Of the error relative to the spread of the logits. With F32 weights it is 1e-5 (values that round to another fp16
+# in the cache); 16-bit activations bring it to 2e-4, and to 1e-3 where offsets of the weights cancel (Q4_K).
+TOLERANCE = 2e-3
 BUILD = os.environ.get("OCTAVO_BUILD", "build/release")
 TYPES = {"F32": 0, "F16": 1, "BF16": 30, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13,
          "Q6_K": 14}
@@ -36,7 +39,7 @@ def rotate(x, inv_freq, interleaved):
 
 
 def forward(path, ids):
-    """Logits [ids][vocabulary] in float64."""
+    """Logits [ids][vocabulary] in float64, but for keys and values, which the cache holds in fp16."""
     reader = gguf.GGUFReader(path)
     arch = field(reader, "general.architecture")
     weights = {t.name: gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float64) for t in reader.tensors}
@@ -62,7 +65,7 @@ def forward(path, ids):
         q = rotate(linear(h, blk + "attn_q").reshape(n, heads, head_dim), inv_freq, arch == "llama")
         k = rotate(linear(h, blk + "attn_k").reshape(n, kv_heads, head_dim), inv_freq, arch == "llama")
         v = linear(h, blk + "attn_v").reshape(n, kv_heads, head_dim)
-        k, v = (np.repeat(a, heads // kv_heads, 1) for a in (k, v))
+        k, v = (np.repeat(a.astype(np.float16).astype(np.float64), heads // kv_heads, 1) for a in (k, v))
         scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(head_dim) + hidden_from
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
@@ -84,12 +87,12 @@ def make(path, **options):
     subprocess.run([f"{BUILD}/tiny", path] + [f"{k}={v}" for k, v in options.items()], check=True)
 
 
-def check(path, tolerance):
+def check(path):
     ids = np.random.default_rng(7).integers(0, 256, 150)
     want = forward(path, ids)
     got = ours(path, ids, "100")
     error = np.sqrt(((got - want) ** 2).mean()) / want.std()
-    assert error < tolerance, f"relative error {error:.2e}"
+    assert error < TOLERANCE, f"relative error {error:.2e}"
     return error
 
 
@@ -98,16 +101,12 @@ def check(path, tolerance):
 def test_types(tmp_path, name, arch):
     path = str(tmp_path / "m.gguf")
     make(path, arch=arch, dtype=TYPES[name], embd=256, heads=8, kv_heads=2, ff=512)
-    error = check(path, 1e-3 if name in ("F32", "F16", "BF16") else TOLERANCE)
-    print(name, arch, f"{error:.2e}")
+    print(name, arch, f"{check(path):.2e}")
 
 
 @pytest.mark.parametrize("options", MODELS, ids=lambda o: "-".join(map(str, o.values())))
 def test_shapes(tmp_path, options):
     path = str(tmp_path / "m.gguf")
     make(path, dtype=TYPES["F32"], seed=3, **options)
-    print(f"{check(path, 1e-3):.2e}")
+    print(f"{check(path):.2e}")
 
-
-# Activations are quantized for products with quantized weights.
-TOLERANCE = 0.05

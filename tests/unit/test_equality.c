@@ -32,15 +32,16 @@ enum {
 struct format {
     const char *name;
     enum kv_format format;
-    int recent_blocks, sink_tokens;
+    int recent_blocks, sink_tokens, activation_bits;
 };
 
 static const struct format formats[] = {
-    {"f16", KV_FORMAT_F16, 0, 0},
-    {"o4", KV_FORMAT_O4, 0, 4},
-    {"o2, recent 8", KV_FORMAT_O2, 8, 4},
-    {"o2, recent 1", KV_FORMAT_O2, 1, 4},
-    {"o2, recent 0, no sinks", KV_FORMAT_O2, 0, 0},
+    {"f16", KV_FORMAT_F16, 0, 0, 16},
+    {"f16, 8-bit activations", KV_FORMAT_F16, 0, 0, 8},
+    {"o4", KV_FORMAT_O4, 0, 4, 16},
+    {"o2, recent 8", KV_FORMAT_O2, 8, 4, 16},
+    {"o2, recent 1, 8-bit activations", KV_FORMAT_O2, 1, 4, 8},
+    {"o2, recent 0, no sinks", KV_FORMAT_O2, 0, 0, 16},
 };
 
 static void *bytes;
@@ -54,6 +55,7 @@ static struct rig *create(const struct format *format, const char *level, int th
         .length = length,
         .level = level,
         .threads = threads,
+        .activation_bits = format->activation_bits,
         .format = format->format,
         .recent_blocks = format->recent_blocks,
         .sink_tokens = format->sink_tokens,

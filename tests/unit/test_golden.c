@@ -24,7 +24,8 @@ enum { MAX_POSITIONS = 1 << 20, MAX_PROMPTS = 1 << 20 };
 #endif
 
 enum { SAME_TOKENS = 32 }; /* of a greedy continuation that must agree */
-static const double max_kl = 2e-3;
+static const double max_kl =
+    1e-4; /* with 16-bit activations about 3e-6 is measured; with 8-bit .0005 to .002 */
 static const float clear_gap = 0.02F; /* below it the reference's own choice is a matter of rounding */
 
 struct golden {
@@ -130,7 +131,7 @@ static double mean_divergence(struct rig *rig, const struct golden *golden, cons
     }
     kv_sequence_free(seq);
     double mean = sum / golden->n_positions;
-    print_message("%s: KL to transformers over %d tokens: mean %.6f, largest %.4f\n", name,
+    print_message("%s: KL to transformers over %d tokens: mean %.1e, largest %.1e\n", name,
                   golden->n_positions, mean, worst);
     return mean;
 }

@@ -46,6 +46,7 @@ struct rig *rig_create(const struct rig_setup *setup)
     if (!setup->path) need(gguf_open_memory(setup->bytes, setup->length, &rig->gguf, &info), &info);
     need(workers_create(setup->threads, &rig->workers, &info), &info);
     need(backend_cpu_create(rig->workers, setup->level, &rig->backend, &info), &info);
+    rig->backend->activation_bits = setup->activation_bits;
     int max_logits = setup->max_logits ? setup->max_logits : setup->max_rows;
     need(model_load(rig->gguf, rig->backend, setup->max_rows, max_logits, &rig->model, &info), &info);
     create_cache(rig, setup);

@@ -34,6 +34,7 @@ struct rig_setup {
     size_t length;
     const char *level; /* of the kernels: "auto", "scalar", ... */
     int threads;
+    int activation_bits; /* 8, 16; 0: as model_load chooses */
     enum kv_format format;
     int recent_blocks, sink_tokens;
     int max_rows;      /* of a step */
