@@ -56,7 +56,7 @@ mapfile -t health < <(read_config "print(*c['Healthcheck']['Test'][1:], sep='\n'
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
 bud run --env OCTAVO_PORT="$port" -v "$(dirname "$model"):/models:ro" "$container" -- \
-    "${entrypoint[@]}" "/models/$(basename "$model")" --ctx-size 2048 --kv-cache-bytes 268435456 --kv-format o2 \
+    "${entrypoint[@]}" "/models/$(basename "$model")" --ctx-size 2048 --kv-cache-bytes 268435456 --kv-format o2 --no-calibration \
     >"$work/serve.log" 2>&1 &
 runner=$!
 # The server itself: the process named octavo among those below PID.

@@ -57,7 +57,7 @@ class Server:
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
 
     def __enter__(self):
-        for _ in range(1800):
+        for _ in range(36000):  # a first start with o2 calibrates
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended before it was ready:\n{self.output()}")
             try:
@@ -68,7 +68,7 @@ class Server:
             except OSError:
                 pass
             time.sleep(0.1)
-        raise RuntimeError(f"{self.name} was not ready within three minutes:\n{self.output()}")
+        raise RuntimeError(f"{self.name} was not ready within an hour:\n{self.output()}")
 
     def __exit__(self, *_):
         self.process.terminate()

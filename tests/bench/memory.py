@@ -57,7 +57,7 @@ def main():
     log = tempfile.TemporaryFile("w+")
     server = subprocess.Popen(
         [options.octavo, "serve", model, "--port", str(port), "--kv-cache-bytes", str(options.kv_cache_bytes),
-         "--kv-format", options.kv_format, "--max-connections", str(options.idle + 64)], stderr=log)
+         "--kv-format", options.kv_format, "--no-calibration", "--max-connections", str(options.idle + 64)], stderr=log)
     try:
         while True:
             if server.poll() is not None:
