@@ -12,7 +12,7 @@
 #include <time.h>
 
 /* The most one request may take: prompts, records, logprobs. */
-static const size_t arena_bytes_max = (size_t)128 << 20;
+static const size_t arena_bytes_max = (size_t)64 << 20;
 
 /* Everything about one request while its handler makes it; all of it stands in the arena. */
 struct draft {

@@ -18,6 +18,7 @@ BINARY = pathlib.Path(os.environ.get("OCTAVO_BIN", ROOT / "build/release/octavo"
 MODEL = pathlib.Path(os.environ.get("OCTAVO_MODELS", ROOT / "models")).absolute() / "smollm2.gguf"
 NAME = "smollm2"
 CTX_SIZE = 512
+SANITIZED = any(name in str(BINARY) for name in ("asan", "tsan"))
 PATIENCE_S = 180  # for what must happen at all, under a sanitizer on a busy machine
 
 
