@@ -4,7 +4,7 @@ import math
 import openai
 import pytest
 
-from conftest import NAME, wait_until
+from conftest import NAME, real, wait_until
 
 GREEDY = dict(model=NAME, temperature=0)
 
@@ -23,6 +23,7 @@ def joined(stream):
     return texts, reasons, usage, chunks
 
 
+@real
 def test_plain(client):
     reply = client.completions.create(prompt="The capital of France is", max_tokens=8, **GREEDY)
     assert reply.object == "text_completion" and reply.model == NAME and reply.id.startswith("cmpl-")
@@ -67,6 +68,7 @@ def test_stream_without_usage(client):
     assert [c.choices[0].finish_reason for c in chunks][:-1] == [None] * (len(chunks) - 1)
 
 
+@real
 def test_n(client):
     reply = client.completions.create(model=NAME, prompt="My favourite colour is", max_tokens=12, n=4, seed=11,
                                       temperature=1.2)
@@ -105,6 +107,7 @@ def test_seeds(client):
     assert len({text(seed=-1) for _ in range(3)}) > 1, "-1: the same"
 
 
+@real
 def test_sampling_parameters(client):
     arguments = dict(model=NAME, prompt="The capital of France is", max_tokens=8)
     greedy = client.completions.create(**arguments, temperature=0).choices[0].text
@@ -112,6 +115,7 @@ def test_sampling_parameters(client):
         assert client.completions.create(**arguments, temperature=1.0, seed=4, **only_best).choices[0].text == greedy
 
 
+@real
 def test_logit_bias(client, server):
     token = server.post("/tokenize", content=" Paris").json()["tokens"]
     assert len(token) == 1
@@ -123,6 +127,7 @@ def test_logit_bias(client, server):
     assert forced == " Paris" * 8
 
 
+@real
 def test_penalties(client):
     arguments = dict(prompt="la la la la la la", max_tokens=40, **GREEDY)
     plain = client.completions.create(**arguments).choices[0].text
@@ -130,6 +135,7 @@ def test_penalties(client):
         assert client.completions.create(**arguments, **more).choices[0].text != plain
 
 
+@real
 def test_logprobs(client):
     reply = client.completions.create(prompt="The capital of France is", max_tokens=6, logprobs=5, **GREEDY)
     choice, logprobs = reply.choices[0], reply.choices[0].logprobs
@@ -145,6 +151,7 @@ def test_logprobs(client):
     assert zero.choices[0].logprobs.top_logprobs is None
 
 
+@real
 def test_echo(client):
     prompt = "The capital of <|im_end|> Fränce is"
     reply = client.completions.create(prompt=prompt, max_tokens=4, echo=True, **GREEDY)
@@ -160,6 +167,7 @@ def test_echo_of_tokens(client, server):
     assert reply.choices[0].finish_reason == "length" and reply.usage.completion_tokens == 0
 
 
+@real
 def test_prompt_scoring(client):
     """echo + logprobs + max_tokens 0, as lm-eval asks: the same numbers as when the text was generated."""
     made = client.completions.create(prompt="Two plus two is", max_tokens=12, logprobs=3, **GREEDY).choices[0]
@@ -174,6 +182,7 @@ def test_prompt_scoring(client):
         assert scored.logprobs.token_logprobs[-12:] == made.logprobs.token_logprobs
 
 
+@real
 def test_stop_strings(client):
     """Every substring of a known continuation stops it there, wherever the borders of tokens are."""
     full = client.completions.create(prompt="The capital of France is", max_tokens=24, **GREEDY).choices[0].text
@@ -191,6 +200,7 @@ def test_stop_strings(client):
     assert never.choices[0].text == full and never.choices[0].finish_reason == "length"
 
 
+@real
 def test_stop_string_counts_as_success(client, server):
     before = server.outcomes()
     reply = client.completions.create(prompt="1, 2, 3, 4, 5,", max_tokens=200, stop=" 8", **GREEDY)
@@ -199,6 +209,7 @@ def test_stop_string_counts_as_success(client, server):
     assert server.outcomes()["cancelled"] == before["cancelled"]
 
 
+@real
 def test_stop_token_ids(client, server):
     full = client.completions.create(prompt="The capital of France is", max_tokens=12, logprobs=0, **GREEDY).choices[0]
     token = server.post("/tokenize", content=full.logprobs.tokens[5]).json()["tokens"]
@@ -210,6 +221,7 @@ def test_stop_token_ids(client, server):
     assert reply.choices[0].text == "".join(full.logprobs.tokens[:first + 1]), "a stop token's own text is kept"
 
 
+@real
 def test_end_token(client):
     prompt = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n"
     reply = client.completions.create(prompt=prompt, max_tokens=60, **GREEDY)
@@ -219,6 +231,7 @@ def test_end_token(client):
     assert on.choices[0].text.startswith(reply.choices[0].text)
 
 
+@real
 def test_hostile_text(client):
     """Emoji, combining marks, right-to-left, control characters: in by echo, out the same."""
     prompt = "👩‍👩‍👧‍👦 é é \u202e\u0301 שלום \t\r\n \x7f \uffff 𝔘"

@@ -11,7 +11,7 @@ import requests
 
 from conftest import BINARY, MODEL, NAME, PATIENCE_S, SANITIZED, free_port, wait_until
 
-LONG = dict(model=NAME, prompt="Tell me everything:", max_tokens=2000, ignore_eos=True, temperature=0)
+LONG = dict(model=NAME, prompt="Tell me everything:", max_tokens=3900 if SANITIZED else 2000, ignore_eos=True, temperature=0)
 SMALL = ("--ctx-size", 4096, "--kv-cache-bytes", 256 << 20, "--parallel", 2)
 
 
@@ -70,7 +70,7 @@ def test_client_leaves(start, how):
         wait_until(lambda: server.metrics()["octavo_sequences_running"] == 2, "both run")
     body = dict(LONG, stream=how in ("stream", "half"))
     if how == "prefill":
-        body["prompt"] = [1000 + i % 777 for i in range(1000)]
+        body["prompt"] = [100 + i % 151 for i in range(1000)]
     connection = raw(server, request_bytes(body))
     if body["stream"]:
         assert b"data:" in connection.recv(4096) + connection.recv(4096)

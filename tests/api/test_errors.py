@@ -6,7 +6,7 @@ import openai
 import pytest
 import requests
 
-from conftest import CTX_SIZE, NAME, wait_until
+from conftest import CTX_SIZE, NAME, real, wait_until
 
 
 def check(reply, status, param=None, code=None):
@@ -98,6 +98,7 @@ def test_too_much_at_once(server):
     check(reply, 400, "max_tokens")
 
 
+@real
 def test_pool_too_small(start):
     server = start("--kv-cache-bytes", 8 << 20, "--ctx-size", CTX_SIZE)
     error = check(server.post(prompt=[1] * 100, max_tokens=400), 400, "max_tokens", "capacity_exceeded")

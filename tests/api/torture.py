@@ -52,7 +52,7 @@ def text_of(body, head, rest):
 
 async def client(server, i, rng, results):
     n_prompt = rng.choice([3, 20, 64, 65, 200, 500])
-    body = dict(model=NAME, prompt=[rng.randrange(100, 40000) for _ in range(n_prompt)], n=rng.choice([1, 1, 1, 2, 3]),
+    body = dict(model=NAME, prompt=[rng.randrange(results["n_vocab"]) for _ in range(n_prompt)], n=rng.choice([1, 1, 1, 2, 3]),
                 max_tokens=rng.choice([1, 5, 30, 80]), seed=i, stream=rng.random() < 0.6, ignore_eos=True,
                 logprobs=rng.choice([None, None, 0, 5]), stop=rng.choice([None, ["e"], ["the end", "\n\n"]]))
     leaves = rng.random() < 0.25
@@ -79,7 +79,7 @@ def main(clients=200, seed=1):
     random.seed(seed)
     server = Server("--ctx-size", CTX, "--kv-cache-bytes", 96 << 20, "--parallel", 16, "--max-queue", 100,
                     "--max-connections", 512)
-    results = dict(left=0, busy=0, answered=0, texts=[])
+    results = dict(left=0, busy=0, answered=0, texts=[], n_vocab=server.vocab_size())
 
     async def run():
         await asyncio.gather(*(client(server, i, random.Random(rng.random()), results) for i in range(clients)))
