@@ -16,7 +16,7 @@
  * at once. The arithmetic stands beside what was seen.
  */
 
-enum { MAX_ARGUMENTS = 40, NUMBER_BYTES = 24, SAMPLE_MS = 50, READY_S = 900 };
+enum { MAX_ARGUMENTS = 40, NUMBER_BYTES = 24, SAMPLE_MS = 20, READY_S = 900 };
 
 struct capacity_options {
     const char *model, *formats, *cpu;
