@@ -110,6 +110,7 @@ static enum err start_backend(struct serve *serve, struct err_info *info)
     if (err == ERR_OK) err = workers_create(threads, &serve->workers, info);
     if (err == ERR_OK) err = backend_cpu_create(serve->workers, options->cpu, &serve->backend, info);
     if (err != ERR_OK) return err;
+    serve->backend->activation_bits = (int)strtol(options->activation_bits, NULL, 10); /* "auto" reads as 0 */
     serve->metrics.kv_format = kv_format_name(serve->kv_format);
     serve->metrics.backend = serve->backend->name;
     return ERR_OK;
