@@ -10,7 +10,7 @@ say() { printf '== %s\n' "$*"; }
 bash tests/setup.sh build test
 say "building octavo in build/release"
 mkdir -p build
-if ! { cmake --preset release && cmake --build --preset release; } >build/quickstart.log 2>&1; then
+if ! { cmake --preset release && cmake --build --preset release --target octavo; } >build/quickstart.log 2>&1; then
     tail -n 40 build/quickstart.log >&2
     echo "quickstart: the build failed; the whole log is build/quickstart.log" >&2
     exit 1
