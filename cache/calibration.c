@@ -161,6 +161,22 @@ static enum err header_check(const char *name, const struct header *header, size
     return ERR_OK;
 }
 
+/* What tables are computed from must be numbers, and spreads are divided by. */
+static enum err values_check(const char *name, const struct calibration *c, struct err_info *info)
+{
+    size_t n_sigmas = heads_count(&c->shape) * (size_t)(c->shape.head_dim / CALIBRATION_GROUP);
+    for (size_t i = 0; i < arrays_floats(&c->shape); i++)
+        if (!isfinite(c->key_mean[i]))
+            return err_set(info, ERR_FORMAT, "%s: table entry %zu is not finite", name, i);
+    for (size_t i = 0; i < n_sigmas; i++)
+        if (c->key_sigma[i] <= 0)
+            return err_set(info, ERR_FORMAT, "%s: spread %zu is %g, not positive", name, i,
+                           (double)c->key_sigma[i]);
+    if (!isfinite(c->sink_threshold))
+        return err_set(info, ERR_FORMAT, "%s: the threshold of sinks is not finite", name);
+    return ERR_OK;
+}
+
 enum err calibration_parse(const char *name, const void *bytes, size_t length, const struct kv_shape *shape,
                            const uint64_t model_hash[2], struct calibration **out, struct err_info *info)
 {
@@ -184,11 +200,11 @@ enum err calibration_parse(const char *name, const void *bytes, size_t length, c
     memcpy(c->outlier_channels, header.outlier_channels, sizeof c->outlier_channels);
     c->sink_threshold = header.sink_threshold;
     memcpy(c->key_mean, (const char *)bytes + sizeof header, arrays_floats(shape) * sizeof(float));
-    for (size_t i = 0; i < arrays_floats(shape); i++)
-        if (!isfinite(c->key_mean[i])) {
-            calibration_free(c);
-            return err_set(info, ERR_FORMAT, "%s: table entry %zu is not finite", name, i);
-        }
+    err = values_check(name, c, info);
+    if (err != ERR_OK) {
+        calibration_free(c);
+        return err;
+    }
     *out = c;
     return ERR_OK;
 }

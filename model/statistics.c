@@ -4,8 +4,14 @@
 #include "model/linalg.h"
 
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Sums over a row are taken in LANES parts, which the compiler can do with vectors of any width up to that
+   without reordering anything; the result is the same everywhere. */
+enum { LANES = 8 };
+_Static_assert(KV_BLOCK_TOKENS % LANES == 0, "columns before a block come in whole lanes");
 
 /* Sums of one (layer, kv head) over all sequences. Keys are before RoPE, about `center`. */
 struct head_sums {
@@ -24,12 +30,13 @@ struct head_share {
     float *key_weight;   /* [max_tokens] */
     float *value_weight; /* [max_tokens] */
     float *query_cov;    /* [head_dim][head_dim] */
-    float *scores;       /* [KV_BLOCK_TOKENS][max_tokens] */
+    float *scores;       /* [KV_BLOCK_TOKENS][stride] */
     float *rows;         /* [max_tokens][head_dim] */
 };
 
 struct statistics {
     struct statistics_options options;
+    int stride;                /* max_tokens, in whole lanes */
     float *cosine, *sine;      /* [max_tokens][head_dim/2] angles of positions */
     struct head_sums *sums;    /* [layers][kv_heads] */
     struct head_share *shares; /* [heads] */
@@ -49,8 +56,10 @@ static enum err statistics_allocate(struct statistics *s, struct err_info *info)
     size_t T = (size_t)s->options.max_tokens, D = (size_t)shape->head_dim,
            F = (size_t)s->options.frame_tokens;
     size_t heads = (size_t)shape->n_layers * (size_t)shape->n_kv_heads, n_heads = (size_t)shape->n_heads;
-    size_t share_floats = 2 * T + D * D + KV_BLOCK_TOKENS * T + T * D,
+    size_t S = (T + LANES - 1) / LANES * LANES;
+    size_t share_floats = 2 * T + D * D + KV_BLOCK_TOKENS * S + T * D,
            head_doubles = 2 * D * D + F * D + F + D;
+    s->stride = (int)S;
     s->sums = calloc(heads, sizeof *s->sums);
     s->shares = calloc(n_heads, sizeof *s->shares);
     s->floats = calloc(T * D + heads * D + n_heads * share_floats, sizeof *s->floats);
@@ -77,7 +86,7 @@ static enum err statistics_allocate(struct statistics *s, struct err_info *info)
         share->value_weight = share->key_weight + T;
         share->query_cov = share->value_weight + T;
         share->scores = share->query_cov + D * D;
-        share->rows = share->scores + KV_BLOCK_TOKENS * T;
+        share->rows = share->scores + KV_BLOCK_TOKENS * S;
     }
     return ERR_OK;
 }
@@ -134,26 +143,80 @@ static int rows_of_block(const struct add_call *call, int block)
     return left < KV_BLOCK_TOKENS ? left : KV_BLOCK_TOKENS;
 }
 
-/* Softmax of the rows of one query block, then P where the key is read quantized, 0 at sinks; columns from
-   the block's first token on are left undefined. scores [KV_BLOCK_TOKENS][max_tokens]. */
-static void block_attention(const struct add_call *call, int head, int block, float *scores)
+/* exp(x) for x <= 0, by Cephes' polynomial: relative error about 1e-7, 1e-38 instead of less. Without a
+   branch or a call, so that loops over it become vector code. */
+static inline float exp_negative(float x)
+{
+    const float shift = 12582912; /* 1.5 * 2^23: a sum with it has the nearest integer in its low bits */
+    x = x < -87 ? -87 : x;
+    float shifted = x * 1.44269504F + shift, n = shifted - shift;
+    float r = x - n * 0.693359375F + n * 2.12194440e-4F;
+    float y = 1.9875691500e-4F;
+    y = y * r + 1.3981999507e-3F;
+    y = y * r + 8.3334519073e-3F;
+    y = y * r + 4.1665795894e-2F;
+    y = y * r + 1.6666665459e-1F;
+    y = y * r + 5.0000001201e-1F;
+    y = y * r * r + r + 1;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+/* row [n] becomes exp(row - max); returns the sum. Up to LANES - 1 entries past n are overwritten. */
+static float row_exp(float *row, int n)
+{
+    float largest[LANES], sums[LANES] = {0}, most = -INFINITY, sum = 0;
+    for (int t = n; t % LANES != 0; t++) row[t] = -INFINITY;
+    for (int i = 0; i < LANES; i++) largest[i] = -INFINITY;
+    for (int t = 0; t < n; t += LANES)
+        for (int i = 0; i < LANES; i++) largest[i] = row[t + i] > largest[i] ? row[t + i] : largest[i];
+    for (int i = 0; i < LANES; i++) most = largest[i] > most ? largest[i] : most;
+    for (int t = 0; t < n; t += LANES)
+        for (int i = 0; i < LANES; i++) {
+            row[t + i] = exp_negative(row[t + i] - most);
+            sums[i] += row[t + i];
+        }
+    for (int i = 0; i < LANES; i++) sum += sums[i];
+    return sum;
+}
+
+/* Attention of the rows of one query block before it is divided by its sum; scale is what divides. 0 at
+   sinks; only columns before the block are of use. scores [KV_BLOCK_TOKENS][stride]. */
+static void block_attention(const struct add_call *call, int head, int block, float *scores, float *scale)
 {
     const struct statistics_options *options = &call->statistics->options;
     const struct kv_shape *shape = &options->shape;
     int first = block * KV_BLOCK_TOKENS, rows = rows_of_block(call, block), D = shape->head_dim;
-    int kv_head = head / (shape->n_heads / shape->n_kv_heads), stride = options->max_tokens;
+    int kv_head = head / (shape->n_heads / shape->n_kv_heads), stride = call->statistics->stride;
     linalg_gemm_f32(false, true, rows, first + rows, D, 1 / sqrtf((float)D),
                     call->q + ((size_t)first * shape->n_heads + head) * D, shape->n_heads * D,
                     call->k + (size_t)kv_head * D, shape->n_kv_heads * D, 0, scores, stride);
     for (int r = 0; r < rows; r++) {
-        float *row = scores + (size_t)r * stride, largest = -INFINITY, sum = 0;
-        for (int t = 0; t <= first + r; t++) largest = fmaxf(largest, row[t]);
-        for (int t = 0; t <= first + r; t++) {
-            row[t] = expf(row[t] - largest);
-            sum += row[t];
-        }
-        for (int t = 0; t < first; t++) row[t] = t < options->sink_tokens ? 0 : row[t] / sum;
+        float *row = scores + (size_t)r * stride;
+        scale[r] = 1 / row_exp(row, first + r + 1);
+        for (int t = 0; t < options->sink_tokens && t < first; t++) row[t] = 0;
     }
+}
+
+/* Adds one row's weights to the n keys of a frame (n a multiple of LANES); returns the query's. */
+static float row_add(const float *restrict row, float scale, int n, float *restrict key_weight,
+                     float *restrict value_weight)
+{
+    float masses[LANES] = {0}, mass = 0;
+    for (int t = 0; t < n; t += LANES)
+        for (int i = 0; i < LANES; i++) {
+            float p = row[t + i] * scale, z = p * (1 - p);
+            z = z > 0 ? z : 0; /* p can round to more than 1 */
+            masses[i] += z;
+            key_weight[t + i] += z;
+            value_weight[t + i] += p * p;
+        }
+    for (int i = 0; i < LANES; i++) mass += masses[i];
+    return mass;
 }
 
 static void block_add(const struct add_call *call, int head, int block, struct head_share *share)
@@ -161,18 +224,13 @@ static void block_add(const struct add_call *call, int head, int block, struct h
     const struct statistics *s = call->statistics;
     int first = block * KV_BLOCK_TOKENS, rows = rows_of_block(call, block), D = s->options.shape.head_dim;
     int frame_tokens = s->options.frame_tokens;
-    block_attention(call, head, block, share->scores);
+    float scale[KV_BLOCK_TOKENS];
+    block_attention(call, head, block, share->scores, scale);
     for (int begin = 0; begin < first; begin += frame_tokens) {
         int end = begin + frame_tokens < first ? begin + frame_tokens : first;
         for (int r = 0; r < rows; r++) {
-            const float *p = share->scores + (size_t)r * s->options.max_tokens;
-            float mass = 0;
-            for (int t = begin; t < end; t++) {
-                float z = p[t] * (1 - p[t]);
-                mass += z;
-                share->key_weight[t] += z;
-                share->value_weight[t] += p[t] * p[t];
-            }
+            float mass = row_add(share->scores + (size_t)r * s->stride + begin, scale[r], end - begin,
+                                 share->key_weight + begin, share->value_weight + begin);
             const float *q = call->q + ((size_t)(first + r) * s->options.shape.n_heads + head) * D;
             rotate(s, q, begin, -1, sqrtf(mass), share->rows + (size_t)r * D);
         }
