@@ -75,7 +75,7 @@ stop() {
 }
 trap stop EXIT
 fail() { tail -n 30 "$work/serve.log"; die "$*"; }
-for _ in $(seq 300); do
+for _ in $(seq 3000); do # it calibrates
     curl -fs "$url/health" >/dev/null && break
     kill -0 "$runner" 2>/dev/null || fail "the server ended before it was ready"
     sleep 0.2
