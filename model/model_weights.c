@@ -4,6 +4,7 @@
  * is refused rather than ignored.
  */
 #include "config/log.h"
+#include "model/gguf_internal.h"
 #include "model/model_internal.h"
 
 #include <stdio.h>
@@ -186,11 +187,9 @@ static enum err check_unused(struct loader *loader)
     find_tensor(loader, "rope_freqs.weight"); /* read with the config */
     for (size_t i = 0; i < gguf_tensor_count(loader->gguf); i++) {
         if (loader->used[i]) continue;
-        char name[64];
-        struct gguf_string text = gguf_tensor_at(loader->gguf, i)->name;
-        snprintf(name, sizeof name, "%.*s", (int)(text.length < 63 ? text.length : 63), text.bytes);
-        return err_set_param(loader->info, ERR_UNSUPPORTED, name,
-                             "tensor '%s' is not part of a %s model as octavo knows it", name,
+        struct gguf_label name = gguf_label_of(gguf_tensor_at(loader->gguf, i)->name);
+        return err_set_param(loader->info, ERR_UNSUPPORTED, name.text,
+                             "tensor '%s' is not part of a %s model as octavo knows it", name.text,
                              loader->model->config.arch);
     }
     return ERR_OK;
