@@ -103,7 +103,8 @@ def test_keep_alive_and_pipelining(server):
     streams.append(read_stream(connection))
     assert b'{"status":"ok"}' in read_all(connection)
     assert all(s.endswith(b"data: [DONE]\n\n") for s in streams)
-    texts = [[json.loads(line[6:])["choices"][0]["text"] for line in s.split(b"\n\n") if line[6:7] == b"{"]
+    # How many tokens come in one event is a matter of timing; the text is not.
+    texts = ["".join(json.loads(line[6:])["choices"][0]["text"] for line in s.split(b"\n\n") if line[6:7] == b"{")
              for s in streams]
     assert texts.count(texts[0]) == 4
 

@@ -97,7 +97,6 @@ static struct {
     long calls;
 } first, last;
 
-/* News that the courier has yet to look at are not delivered again, so not every step comes by here. */
 static void look(void)
 {
     uint64_t step = atomic_load(&fixture.metrics.engine_steps);

@@ -36,6 +36,24 @@ static bool read_request(struct request *request)
     return over;
 }
 
+/* Look at a list of requests, tell the clients of those that are over, and let go of them. */
+static void take_news(struct engine_fixture *fixture, struct request *request)
+{
+    while (request != NULL) {
+        struct request *next = request->next_news;
+        atomic_exchange(&request->in_news, false);
+        if (read_request(request)) {
+            struct client *client = request->http_state;
+            pthread_mutex_lock(&fixture->lock);
+            client->over = true;
+            pthread_cond_broadcast(&fixture->over);
+            pthread_mutex_unlock(&fixture->lock);
+        }
+        request_release(request);
+        request = next;
+    }
+}
+
 static void *courier_run(void *context)
 {
     struct engine_fixture *fixture = context;
@@ -45,20 +63,9 @@ static void *courier_run(void *context)
         struct request *request = fixture->first;
         fixture->first = NULL;
         if (request == NULL) break;
-        while (request != NULL) {
-            pthread_mutex_unlock(&fixture->lock);
-            struct request *next = request->next_news;
-            atomic_exchange(&request->in_news, false);
-            bool over = read_request(request);
-            pthread_mutex_lock(&fixture->lock);
-            if (over) {
-                struct client *client = request->http_state;
-                client->over = true;
-                pthread_cond_broadcast(&fixture->over);
-            }
-            request_release(request);
-            request = next;
-        }
+        pthread_mutex_unlock(&fixture->lock);
+        take_news(fixture, request);
+        pthread_mutex_lock(&fixture->lock);
     }
     pthread_mutex_unlock(&fixture->lock);
     return NULL;
@@ -68,7 +75,11 @@ static void deliver(void *context, struct request *first)
 {
     struct engine_fixture *fixture = context;
     struct request *last = first;
-    if (fixture->on_deliver != NULL) fixture->on_deliver();
+    if (fixture->on_deliver != NULL) {
+        fixture->on_deliver();
+        take_news(fixture, first);
+        return;
+    }
     while (last->next_news != NULL) last = last->next_news;
     pthread_mutex_lock(&fixture->lock);
     last->next_news = fixture->first;

@@ -25,7 +25,9 @@ struct engine_fixture {
     pthread_cond_t news, over;
     struct request *first;
     bool closing;
-    void (*on_deliver)(void); /* on the engine thread, before each list is taken; may be NULL */
+    /* When not NULL: called on the engine thread at every delivery, and the news are taken right there, so
+       that every step with news comes by. */
+    void (*on_deliver)(void);
 };
 
 /* options: backend, workers, model, tokenizer, metrics and deliver are filled in; zero limits get small ones.
