@@ -306,6 +306,11 @@ static enum err row_load(const struct capacity_options *options, const struct mo
                       kv_format_name(row->format), result.n_failed, result.n_requests, result.first_failure);
     else if (sampling)
         err = err_set(info, sampling, "%s: %s", kv_format_name(row->format), why.message);
+    else if (row->sample.most_running == 0)
+        err = err_set(info, ERR_IO,
+                      "%s: all was over before /metrics showed a running sequence; raise --max-tokens or "
+                      "--prompt-tokens",
+                      kv_format_name(row->format));
     bench_load_free(&result);
     return err;
 }

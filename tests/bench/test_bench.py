@@ -91,7 +91,7 @@ def test_failures_are_counted_and_named(server):
 
 def test_as_many_run_at_once_as_the_arithmetic_says(model):
     done = bench("capacity", model, "--formats", "f16,o4,o2", "--kv-cache-bytes", "3Mi", "--prompt-tokens", 300,
-                 "--max-tokens", 400, "--kv-recent", 1, "--max-batch-tokens", 32, "--json")
+                 "--max-tokens", 1000, "--kv-recent", 1, "--max-batch-tokens", 32, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     f16, o4, o2 = report["formats"]
