@@ -44,7 +44,7 @@ static void sample_take(struct bench_sampler *sampler)
     buf_init(&body, 4 << 20);
     enum err err = bench_get(sampler->url, "/metrics", NULL, 5000, &status, &body, NULL);
     if (!err && status == 200 && body.data) {
-        double running = bench_metric_sum(body.data, "octavo_sequences_running", NULL);
+        double running = bench_metric_sum(body.data, "octavo_sequences_running_peak", NULL);
         double used = bench_metric_sum(body.data, "octavo_kv_pool_bytes", "kind=\"free\"");
         if (running >= 0 && used >= 0) sample->n_samples++;
         if (running > sample->most_running) sample->most_running = (int)running;
@@ -86,10 +86,11 @@ enum err bench_sampler_stop(struct bench_sampler *sampler, struct bench_sample *
 {
     atomic_store(&sampler->stop, true);
     pthread_join(sampler->thread, NULL);
+    sample_take(sampler); /* the peak, however short the load was */
     *out = sampler->sample;
     free(sampler);
     if (out->n_samples == 0)
         return err_set(info, ERR_IO,
-                       "/metrics gave neither octavo_sequences_running nor octavo_kv_pool_bytes");
+                       "/metrics gave neither octavo_sequences_running_peak nor octavo_kv_pool_bytes");
     return ERR_OK;
 }

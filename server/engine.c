@@ -146,7 +146,10 @@ static void update_metrics(struct engine *engine)
     kv_pool_stats(engine->pool, &stats);
     metrics_set_kv(metrics, &kv);
     metrics_set_pool(metrics, &stats);
-    atomic_store_explicit(&metrics->running, sched_running_count(engine->sched), memory_order_relaxed);
+    int64_t running = sched_running_count(engine->sched);
+    atomic_store_explicit(&metrics->running, running, memory_order_relaxed);
+    if (running > atomic_load_explicit(&metrics->running_peak, memory_order_relaxed))
+        atomic_store_explicit(&metrics->running_peak, running, memory_order_relaxed);
     /* Those in the mailbox were counted by who put them there. */
     int n_waiting = sched_waiting_count(engine->sched);
     atomic_fetch_add_explicit(&metrics->waiting, n_waiting - engine->n_counted, memory_order_relaxed);

@@ -142,6 +142,8 @@ static void print_requests(const struct metrics *metrics, struct buf *out)
     print_gauge(out, "octavo_sequences_waiting", "Sequences in the queue.", &metrics->waiting);
     print_gauge(out, "octavo_sequences_running", "Sequences that hold a place in the batch.",
                 &metrics->running);
+    print_gauge(out, "octavo_sequences_running_peak", "The most sequences that ran at once since the start.",
+                &metrics->running_peak);
     print_gauge(out, "octavo_http_connections", "Open client connections.", &metrics->connections);
     print_histogram(out, "octavo_time_to_first_token_seconds", "From a request's arrival to its first token.",
                     &metrics->first_token);

@@ -43,6 +43,7 @@ struct metrics {
     _Atomic uint64_t engine_steps, step_tokens;
     _Atomic uint64_t preemptions, prefix_hit_tokens, prefix_query_tokens;
     _Atomic int64_t waiting, running; /* sequences */
+    _Atomic int64_t running_peak;     /* the most that ever ran at once */
     _Atomic int64_t connections;
     struct metrics_histogram first_token, inter_token, end_to_end, queue_time;
     /* The pool, copied by the engine after each step. */
