@@ -16,8 +16,9 @@
  * the call has, which worker ran it, or which instruction set was chosen. On the CPU this is meant to the
  * bit: scalar, AVX2 and AVX-512 give identical results, because
  *   - integer dot products are exact in any order;
- *   - a floating-point sum over a row is sixteen partial sums (lane = index mod 16), each in increasing
- * order, combined lane i += lane i+8, then i+4, i+2, i+1;
+ *   - a floating-point sum has one order, stated where it is computed: products add group after group of 32
+ *     columns (kernels/cpu/matmul.h), sums over a row are sixteen partial sums (lane = index mod 16), each in
+ *     increasing order, combined lane i += lane i+8, then i+4, i+2, i+1 (kernels/cpu/row.h);
  *   - a multiply-add is one fmaf where the reference says so, never elsewhere (-ffp-contract=off);
  *   - exp is our own polynomial, the same in every version.
  * Matrices are row major, fp32 unless said otherwise; T = rows (tokens) of the call.

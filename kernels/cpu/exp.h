@@ -6,7 +6,7 @@
 #include <string.h>
 
 /*
- * exp(x) in fp32: the reference, operation for operation, of exp_avx2.h and exp_avx512.h.
+ * exp(x) in fp32: the reference, operation for operation, of exp_avx2.h.
  *
  * x = n ln2 + r with |r| <= ln2/2; n comes from adding 1.5 * 2^23, which rounds to nearest even and leaves
  * n in the low bits; r by two fmaf with ln2 in a high part and a rest; exp(r) by the polynomial of degree 6
