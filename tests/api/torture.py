@@ -56,7 +56,9 @@ async def client(server, i, rng, results):
                 max_tokens=rng.choice([1, 5, 30, 80]), seed=i, stream=rng.random() < 0.6, ignore_eos=True,
                 logprobs=rng.choice([None, None, 0, 5]), stop=rng.choice([None, ["e"], ["the end", "\n\n"]]))
     leaves = rng.random() < 0.25
-    patience = rng.uniform(0, 4) if leaves else PATIENCE_S * 10
+    patience = rng.uniform(0, rng.choice([.02, .2, 4])) if leaves else PATIENCE_S * 10
+    if leaves:  # while there is something to leave, on a fast machine too
+        body.update(max_tokens=500, n=3, stop=None)
     await asyncio.sleep(rng.uniform(0, 2))
     while True:
         got = await ask(server, body, patience)
