@@ -110,7 +110,10 @@ static void *watcher_run(void *context)
     struct epoll_event events[64];
     pthread_mutex_lock(&watcher->lock);
     while (!watcher->stop) {
-        watcher->wake_ms = tell_expired(watcher);
+        /* A deadline set while a notification runs may be one that the round has passed: it then wakes. */
+        watcher->wake_ms = INT64_MAX;
+        int64_t next_ms = tell_expired(watcher);
+        if (next_ms < watcher->wake_ms) watcher->wake_ms = next_ms;
         int timeout_ms = timeout_until(watcher->wake_ms);
         pthread_mutex_unlock(&watcher->lock);
         int n = epoll_wait(watcher->epoll_fd, events, sizeof(events) / sizeof(events[0]), timeout_ms);

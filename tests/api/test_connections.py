@@ -70,7 +70,7 @@ def test_client_leaves(start, how):
         wait_until(lambda: server.metrics()["octavo_sequences_running"] == 2, "both run")
     body = dict(LONG, stream=how in ("stream", "half"))
     if how == "prefill":
-        body["prompt"] = [100 + i % 151 for i in range(1000)]
+        body.update(prompt=[100 + i % 151 for i in range(1000)], max_tokens=1000)
     connection = raw(server, request_bytes(body))
     if body["stream"]:
         assert b"data:" in connection.recv(4096) + connection.recv(4096)
