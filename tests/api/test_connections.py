@@ -164,7 +164,7 @@ def test_slow_header(start):
 @pytest.mark.skipif(SANITIZED, reason="long; tests/unit/test_http.c covers it under sanitizers")
 def test_slow_reader(start):
     """A client that does not read its stream is cut off; what it held is free."""
-    server = start("--ctx-size", 2048, "--kv-cache-bytes", 512 << 20, "--parallel", 16)
+    server = start("--ctx-size", 2048, "--kv-cache-bytes", 512 << 20, "--parallel", 16, "--idle-timeout-ms", 3600000)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", server.port))
