@@ -143,7 +143,7 @@ struct acts *matmul_acts_create(struct backend *backend, int max_rows, int max_c
     acts->max_rows = max_rows;
     acts->max_cols = max_cols;
     acts->bits = bits;
-    acts->group_bytes = acts->bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+    acts->group_bytes = act_bytes(bits);
     acts->groups =
         backend->alloc(backend, (size_t)max_rows * (size_t)(max_cols / TILE_GROUP) * acts->group_bytes);
     if (!acts->groups) {

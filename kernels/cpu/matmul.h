@@ -54,6 +54,27 @@ struct act_16 {
 };
 _Static_assert(sizeof(struct act_16) == 80, "no padding");
 
+/* Views of a group somewhere in acts->groups. */
+static inline const struct act_head *act_head(const char *group)
+{
+    return (const void *)group;
+}
+
+static inline const struct act_8 *act_8(const char *group)
+{
+    return (const void *)group;
+}
+
+static inline const struct act_16 *act_16(const char *group)
+{
+    return (const void *)group;
+}
+
+static inline size_t act_bytes(int bits)
+{
+    return bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+}
+
 struct acts {
     int max_rows, max_cols;
     int bits; /* 8 or 16 */

@@ -12,6 +12,8 @@
  *   6 bits   one product pair is 2 * 63 * 127 = 16002; a half's sum wraps modulo 2^16, but less 32 * (the sum
  *            of q), which is the wanted value, it is within 8 * 32 * 127 = 32512
  *   8 bits   |w| and the sign moved to q: 2 * 128 * 127 = 32512, widened at once
+ * With 16-bit activations vpmaddwd adds two s16 x s16 products in 32 bits; a group of 8-bit codes comes to at
+ * most 32 * 128 * 32767 < 2^28.
  *
  * Functions take the type as a constant and are inlined into one specialised loop for each type.
  */
@@ -51,47 +53,6 @@ INLINE __m256i chain_add_epi32(__m256i a, __m256i b)
     __m256i sum = _mm256_add_epi32(a, b);
     __asm__("" : "+x"(sum));
     return sum;
-}
-
-INLINE const struct act_head *act_head(const char *group)
-{
-    return (const void *)group;
-}
-
-INLINE const struct act_8 *act_8(const char *group)
-{
-    return (const void *)group;
-}
-
-INLINE const struct act_16 *act_16(const char *group)
-{
-    return (const void *)group;
-}
-
-INLINE int type_bits(enum dtype dtype)
-{
-    switch (dtype) {
-    case DTYPE_Q8_0:
-        return 8;
-    case DTYPE_Q6_K:
-        return 6;
-    case DTYPE_Q5_0:
-    case DTYPE_Q5_1:
-    case DTYPE_Q5_K:
-        return 5;
-    default:
-        return 4;
-    }
-}
-
-INLINE bool type_is_quantized(enum dtype dtype)
-{
-    return dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16;
-}
-
-INLINE bool type_has_offset(enum dtype dtype)
-{
-    return dtype != DTYPE_Q8_0 && dtype != DTYPE_Q6_K;
 }
 
 /* Quad q of a group whose codes have 4, 5 or 6 bits. */
@@ -182,7 +143,7 @@ INLINE void group_dot_q8_0(const char *codes, const char *const *acts, int n_row
 INLINE void group_dot(enum dtype dtype, const char *codes, const char *scales, const char *const *acts,
                       int n_rows, __m256i *n)
 {
-    int bits = type_bits(dtype);
+    int bits = tile_code_bits(dtype);
     if (bits == 8)
         group_dot_q8_0(codes, acts, n_rows, n);
     else if (bits == 6)
@@ -223,7 +184,7 @@ INLINE void group_accumulate(enum dtype dtype, __m256 step, __m256 offset, const
     for (int t = 0; t < n_rows; t++) {
         __m256 factor = _mm256_mul_ps(step, _mm256_set1_ps(act_head(acts[t])->scale));
         acc[t] = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(n[t]), acc[t]);
-        if (type_has_offset(dtype))
+        if (tile_has_offset(dtype))
             acc[t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(act_head(acts[t])->sum), acc[t]);
     }
 }
@@ -242,7 +203,7 @@ INLINE void group_add_8(enum dtype dtype, const char *codes, const char *scales,
 /* Quad q in 16 bits a code: columns 0 and 2 of each row, columns 1 and 3. */
 INLINE void quad_widen(enum dtype dtype, const char *codes, int q, __m256i *even, __m256i *odd)
 {
-    int bits = type_bits(dtype);
+    int bits = tile_code_bits(dtype);
     if (bits == 8) {
         __m256i quad = load(codes + 32 * q);
         *even = _mm256_srai_epi16(_mm256_slli_epi16(quad, 8), 8);
@@ -328,22 +289,15 @@ INLINE void prefetch_group(const char *at, int code_bytes)
 INLINE void quantized_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile,
                            int first, int n_rows)
 {
-    const struct tile_format format = {
-        .code_bytes = type_bits(dtype) * 32,
-        .scale_bytes = dtype == DTYPE_Q6_K                          ? 144
-                       : dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K ? 160
-                       : dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1 ? 32
-                                                                    : 16,
-        .groups_per_scale = dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 8 : 1,
-    };
+    const struct tile_format format = tile_format(dtype);
     int n_groups = part->n_cols / TILE_GROUP;
     const char *at = part->tiles + (size_t)tile * part->tile_bytes;
-    const size_t act_bytes = act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+    const size_t group_bytes = act_bytes(act_bits);
     const char *acts[MAX_ROWS];
     __m256 acc[MAX_ROWS];
 #pragma GCC unroll 8
     for (int t = 0; t < n_rows; t++) {
-        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups * act_bytes;
+        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups * group_bytes;
         acc[t] = _mm256_setzero_ps();
     }
     for (int g = 0; g < n_groups; g += format.groups_per_scale) {
@@ -356,7 +310,7 @@ INLINE void quantized_rows(enum dtype dtype, int act_bits, const struct matmul_p
             else
                 group_add_8(dtype, at, scales, i, acts, n_rows, acc);
 #pragma GCC unroll 8
-            for (int t = 0; t < n_rows; t++) acts[t] += act_bytes;
+            for (int t = 0; t < n_rows; t++) acts[t] += group_bytes;
         }
     }
 #pragma GCC unroll 8
@@ -394,7 +348,7 @@ INLINE void float_rows(enum dtype dtype, const struct matmul_part *part, int til
 INLINE void tile_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile, int first,
                       int n_rows)
 {
-    if (type_is_quantized(dtype))
+    if (tile_is_quantized(dtype))
         quantized_rows(dtype, act_bits, part, tile, first, n_rows);
     else
         float_rows(dtype, part, tile, first, n_rows);
@@ -405,7 +359,7 @@ INLINE void part_of_precision(enum dtype dtype, int act_bits, const struct matmu
     for (int tile = 0; tile < part->n_tiles; tile++) {
         int row = 0;
         /* Sums of products wait four cycles for the one before: eight rows keep both multipliers busy. */
-        for (; !type_is_quantized(dtype) && row + FLOAT_ROWS <= part->n_rows; row += FLOAT_ROWS)
+        for (; !tile_is_quantized(dtype) && row + FLOAT_ROWS <= part->n_rows; row += FLOAT_ROWS)
             float_rows(dtype, part, tile, row, FLOAT_ROWS);
         for (; row + MAX_ROWS <= part->n_rows; row += MAX_ROWS)
             tile_rows(dtype, act_bits, part, tile, row, MAX_ROWS);
@@ -427,7 +381,7 @@ INLINE void part_of_precision(enum dtype dtype, int act_bits, const struct matmu
 
 INLINE void part_of_type(enum dtype dtype, const struct matmul_part *part)
 {
-    if (part->act_bits == 16 && type_is_quantized(dtype))
+    if (part->act_bits == 16 && tile_is_quantized(dtype))
         part_of_precision(dtype, 16, part);
     else
         part_of_precision(dtype, 8, part);

@@ -6,9 +6,10 @@
 /*
  * matmul.h with a 512-bit register for each quad of two neighbouring tiles: lanes 0..7 are the rows of the
  * first tile, 8..15 of the second. vpdpbusd adds four u8 x s8 products to a 32-bit sum without saturation, so
- * every dot product is exact as it stands; signed codes get 128 (Q8_0) or 32 (Q6_K) added to be unsigned, and
- * that much of the sum of q is taken off again. A last odd tile is left to matmul_avx2.c, whose bits are the
- * same. AVX512-BF16's dot product rounds differently from fmaf, so BF16 is widened and multiplied as fp32.
+ * every dot product is exact as it stands (16-bit activations: vpdpwssd, two s16 x s16); signed codes get 128
+ * (Q8_0) or 32 (Q6_K) added to be unsigned, and that much of the sum of q is taken off again. A last odd tile
+ * is left to matmul_avx2.c, whose bits are the same. AVX512-BF16's dot product rounds differently from fmaf,
+ * so BF16 is widened and multiplied as fp32.
  */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -47,47 +48,6 @@ INLINE __m512i broadcast(const void *bytes)
     int32_t word;
     memcpy(&word, bytes, sizeof word);
     return _mm512_set1_epi32(word);
-}
-
-INLINE const struct act_head *act_head(const char *group)
-{
-    return (const void *)group;
-}
-
-INLINE const struct act_8 *act_8(const char *group)
-{
-    return (const void *)group;
-}
-
-INLINE const struct act_16 *act_16(const char *group)
-{
-    return (const void *)group;
-}
-
-INLINE int type_bits(enum dtype dtype)
-{
-    switch (dtype) {
-    case DTYPE_Q8_0:
-        return 8;
-    case DTYPE_Q6_K:
-        return 6;
-    case DTYPE_Q5_0:
-    case DTYPE_Q5_1:
-    case DTYPE_Q5_K:
-        return 5;
-    default:
-        return 4;
-    }
-}
-
-INLINE bool type_is_quantized(enum dtype dtype)
-{
-    return dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16;
-}
-
-INLINE bool type_has_offset(enum dtype dtype)
-{
-    return dtype != DTYPE_Q8_0 && dtype != DTYPE_Q6_K;
 }
 
 /* Quad q of a group, as unsigned bytes. */
@@ -148,7 +108,7 @@ INLINE void group_dot_q6_k(const char *codes, const char *scales, size_t tile_by
 INLINE void group_dot(enum dtype dtype, const char *codes, const char *scales, size_t tile_bytes,
                       const char *const *acts, int n_rows, __m512i *n)
 {
-    int bits = type_bits(dtype);
+    int bits = tile_code_bits(dtype);
     if (bits == 6) {
         group_dot_q6_k(codes, scales, tile_bytes, acts, n_rows, n);
         return;
@@ -196,7 +156,7 @@ INLINE void group_accumulate(enum dtype dtype, __m512 step, __m512 offset, const
     for (int t = 0; t < n_rows; t++) {
         __m512 factor = _mm512_mul_ps(step, _mm512_set1_ps(act_head(acts[t])->scale));
         acc[t] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(n[t]), acc[t]);
-        if (type_has_offset(dtype))
+        if (tile_has_offset(dtype))
             acc[t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(act_head(acts[t])->sum), acc[t]);
     }
 }
@@ -216,7 +176,7 @@ INLINE void group_add_8(enum dtype dtype, const char *codes, const char *scales,
 INLINE void quad_widen(enum dtype dtype, const char *codes, size_t tile_bytes, int q, __m512i *even,
                        __m512i *odd)
 {
-    int bits = type_bits(dtype);
+    int bits = tile_code_bits(dtype);
     if (bits == 8) {
         __m512i quad = load(codes + 32 * q, tile_bytes);
         *even = _mm512_srai_epi16(_mm512_slli_epi16(quad, 8), 8);
@@ -299,22 +259,15 @@ INLINE void prefetch_group(const char *at, size_t tile_bytes, int code_bytes)
 INLINE void quantized_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile,
                            int first, int n_rows)
 {
-    const struct tile_format format = {
-        .code_bytes = type_bits(dtype) * 32,
-        .scale_bytes = dtype == DTYPE_Q6_K                          ? 144
-                       : dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K ? 160
-                       : dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1 ? 32
-                                                                    : 16,
-        .groups_per_scale = dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 8 : 1,
-    };
+    const struct tile_format format = tile_format(dtype);
     int n_groups = part->n_cols / TILE_GROUP;
     const char *at = part->tiles + (size_t)tile * part->tile_bytes;
-    const size_t act_bytes = act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
+    const size_t group_bytes = act_bytes(act_bits);
     const char *acts[MAX_ROWS];
     __m512 acc[MAX_ROWS];
 #pragma GCC unroll 8
     for (int t = 0; t < n_rows; t++) {
-        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups * act_bytes;
+        acts[t] = part->groups + (size_t)(first + t) * (size_t)n_groups * group_bytes;
         acc[t] = _mm512_setzero_ps();
     }
     for (int g = 0; g < n_groups; g += format.groups_per_scale) {
@@ -327,7 +280,7 @@ INLINE void quantized_rows(enum dtype dtype, int act_bits, const struct matmul_p
             else
                 group_add_8(dtype, at, scales, part->tile_bytes, i, acts, n_rows, acc);
 #pragma GCC unroll 8
-            for (int t = 0; t < n_rows; t++) acts[t] += act_bytes;
+            for (int t = 0; t < n_rows; t++) acts[t] += group_bytes;
         }
     }
 #pragma GCC unroll 8
@@ -365,7 +318,7 @@ INLINE void float_rows(enum dtype dtype, const struct matmul_part *part, int til
 INLINE void tile_rows(enum dtype dtype, int act_bits, const struct matmul_part *part, int tile, int first,
                       int n_rows)
 {
-    if (type_is_quantized(dtype))
+    if (tile_is_quantized(dtype))
         quantized_rows(dtype, act_bits, part, tile, first, n_rows);
     else
         float_rows(dtype, part, tile, first, n_rows);
@@ -397,7 +350,7 @@ INLINE void part_of_precision(enum dtype dtype, int act_bits, const struct matmu
 
 INLINE void part_of_type(enum dtype dtype, const struct matmul_part *part)
 {
-    if (part->act_bits == 16 && type_is_quantized(dtype))
+    if (part->act_bits == 16 && tile_is_quantized(dtype))
         part_of_precision(dtype, 16, part);
     else
         part_of_precision(dtype, 8, part);

@@ -24,8 +24,7 @@ static int packed_code(enum dtype dtype, const uint8_t *codes, int row, int colu
     int q = column / 4, k = 4 * row + column % 4;
     if (dtype == DTYPE_Q8_0) return (int8_t)codes[q * 32 + k];
     int code = codes[q / 2 * 32 + k] >> q % 2 * 4 & 15;
-    if (dtype == DTYPE_Q5_0 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q5_K)
-        code |= (codes[128 + k] >> q & 1) << 4;
+    if (tile_code_bits(dtype) == 5) code |= (codes[128 + k] >> q & 1) << 4;
     if (dtype == DTYPE_Q6_K) code |= (codes[128 + q / 4 * 32 + k] >> q % 4 * 2 & 3) << 4;
     return code;
 }
@@ -66,19 +65,12 @@ static struct row_group row_group_read(enum dtype dtype, const char *codes, cons
     return out;
 }
 
-static bool has_offset(enum dtype dtype)
-{
-    return dtype != DTYPE_Q8_0 && dtype != DTYPE_Q6_K;
-}
-
 /* The 32 activations in column order. */
 static void act_codes(int bits, const char *group, int codes[TILE_GROUP])
 {
     static const int place[4] = {0, 2, 1, 3};
-    const struct act_8 *narrow = (const void *)group;
-    const struct act_16 *wide = (const void *)group;
     for (int c = 0; c < TILE_GROUP; c++)
-        codes[c] = bits == 16 ? wide->q[c / 4 * 4 + place[c % 4]] : narrow->q[c];
+        codes[c] = bits == 16 ? act_16(group)->q[c / 4 * 4 + place[c % 4]] : act_8(group)->q[c];
 }
 
 static int32_t codes_dot(const int *a, const int *b, int n)
@@ -91,7 +83,7 @@ static int32_t codes_dot(const int *a, const int *b, int n)
 static float group_add(enum dtype dtype, int act_bits, const struct row_group *weight, const char *group,
                        float acc)
 {
-    const struct act_head *head = (const void *)group;
+    const struct act_head *head = act_head(group);
     int q[TILE_GROUP], halves[2];
     act_codes(act_bits, group, q);
     for (int half = 0; half < 2; half++)
@@ -106,14 +98,13 @@ static float group_add(enum dtype dtype, int act_bits, const struct row_group *w
     int32_t n = dtype == DTYPE_Q6_K ? weight->half_scale[0] * halves[0] + weight->half_scale[1] * halves[1]
                                     : halves[0] + halves[1];
     acc = fmaf(weight->step * head->scale, (float)n, acc);
-    return has_offset(dtype) ? fmaf(weight->offset, head->sum, acc) : acc;
+    return tile_has_offset(dtype) ? fmaf(weight->offset, head->sum, acc) : acc;
 }
 
 static float quantized_dot(enum dtype dtype, const char *tile, int row, int n_groups, int act_bits,
                            const char *acts)
 {
     struct tile_format format = tile_format(dtype);
-    size_t act_bytes = act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
     const char *at = tile, *scales = tile;
     float acc = 0.0f;
     for (int g = 0; g < n_groups; g++, at += format.code_bytes) {
@@ -122,7 +113,7 @@ static float quantized_dot(enum dtype dtype, const char *tile, int row, int n_gr
             at += format.scale_bytes;
         }
         struct row_group weight = row_group_read(dtype, at, scales, g % format.groups_per_scale, row);
-        acc = group_add(dtype, act_bits, &weight, acts + (size_t)g * act_bytes, acc);
+        acc = group_add(dtype, act_bits, &weight, acts + (size_t)g * act_bytes(act_bits), acc);
     }
     return acc;
 }
@@ -142,14 +133,13 @@ static float float_dot(enum dtype dtype, const char *tile, int row, int n_cols, 
 static void part(enum dtype dtype, const struct matmul_part *part)
 {
     int n_groups = part->n_cols / TILE_GROUP;
-    size_t act_bytes = part->act_bits == 16 ? sizeof(struct act_16) : sizeof(struct act_8);
-    size_t act_row_bytes = (size_t)n_groups * act_bytes;
+    size_t act_row_bytes = (size_t)n_groups * act_bytes(part->act_bits);
     for (int output = 0; output < part->n_outputs; output++) {
         const char *tile = part->tiles + (size_t)(output / TILE_ROWS) * part->tile_bytes;
         int row = output % TILE_ROWS;
         for (int t = 0; t < part->n_rows; t++) {
             float acc;
-            if (dtype_block_elements(dtype) == 1)
+            if (!tile_is_quantized(dtype))
                 acc = float_dot(dtype, tile, row, part->n_cols, part->x + (size_t)t * (size_t)part->n_cols);
             else
                 acc = quantized_dot(dtype, tile, row, n_groups, part->act_bits,

@@ -2,17 +2,6 @@
 
 #include <string.h>
 
-struct tile_format tile_format(enum dtype dtype)
-{
-    static const struct tile_format formats[] = {
-        [DTYPE_F32] = {1024, 0, 1},   [DTYPE_F16] = {512, 0, 1},    [DTYPE_BF16] = {512, 0, 1},
-        [DTYPE_Q4_0] = {128, 16, 1},  [DTYPE_Q4_1] = {128, 32, 1},  [DTYPE_Q5_0] = {160, 16, 1},
-        [DTYPE_Q5_1] = {160, 32, 1},  [DTYPE_Q8_0] = {256, 16, 1},  [DTYPE_Q4_K] = {128, 160, 8},
-        [DTYPE_Q5_K] = {160, 160, 8}, [DTYPE_Q6_K] = {192, 144, 8},
-    };
-    return formats[dtype];
-}
-
 static size_t scale_block_bytes(struct tile_format format)
 {
     return (size_t)(format.scale_bytes + format.groups_per_scale * format.code_bytes);
@@ -46,7 +35,7 @@ static void pack_codes(enum dtype dtype, uint8_t quads[TILE_QUADS][32], uint8_t 
         for (int k = 0; k < 32; k++)
             out[pair * 32 + k] = (uint8_t)((quads[2 * pair][k] & 15) | quads[2 * pair + 1][k] << 4);
     out += 128;
-    if (dtype == DTYPE_Q5_0 || dtype == DTYPE_Q5_1 || dtype == DTYPE_Q5_K) {
+    if (tile_code_bits(dtype) == 5) {
         memset(out, 0, 32);
         for (int q = 0; q < TILE_QUADS; q++)
             for (int k = 0; k < 32; k++) out[k] |= (uint8_t)(quads[q][k] >> 4 << q);
@@ -109,7 +98,7 @@ void tile_pack(enum dtype dtype, const void *const rows[TILE_ROWS], int n_cols, 
 {
     struct tile_format format = tile_format(dtype);
     memset(tile, 0, tile_bytes(dtype, n_cols));
-    if (dtype_block_elements(dtype) == 1) {
+    if (!tile_is_quantized(dtype)) {
         pack_floats(rows, n_cols, dtype_block_bytes(dtype), tile);
         return;
     }

@@ -3,6 +3,7 @@
 
 #include "kernels/dtype.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,7 +41,51 @@ struct tile_format {
     int groups_per_scale; /* 1, or 8 for blocks of 256 */
 };
 
-struct tile_format tile_format(enum dtype dtype);
+/* Inline, so that in the kernels, which know their type, these are constants. */
+static inline __attribute__((always_inline)) struct tile_format tile_format(enum dtype dtype)
+{
+    switch (dtype) {
+    case DTYPE_F32:
+        return (struct tile_format){1024, 0, 1};
+    case DTYPE_F16:
+    case DTYPE_BF16:
+        return (struct tile_format){512, 0, 1};
+    case DTYPE_Q4_0:
+        return (struct tile_format){128, 16, 1};
+    case DTYPE_Q4_1:
+        return (struct tile_format){128, 32, 1};
+    case DTYPE_Q5_0:
+        return (struct tile_format){160, 16, 1};
+    case DTYPE_Q5_1:
+        return (struct tile_format){160, 32, 1};
+    case DTYPE_Q8_0:
+        return (struct tile_format){256, 16, 1};
+    case DTYPE_Q4_K:
+        return (struct tile_format){128, 160, 8};
+    case DTYPE_Q5_K:
+        return (struct tile_format){160, 160, 8};
+    case DTYPE_Q6_K:
+        return (struct tile_format){192, 144, 8};
+    }
+    return (struct tile_format){0, 0, 1};
+}
+
+static inline __attribute__((always_inline)) bool tile_is_quantized(enum dtype dtype)
+{
+    return dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16;
+}
+
+/* Bits of a code: 32 of 8 rows take 32 bytes a bit. */
+static inline __attribute__((always_inline)) int tile_code_bits(enum dtype dtype)
+{
+    return tile_format(dtype).code_bytes / 32;
+}
+
+/* Whether a group's weights are step * code + offset. */
+static inline __attribute__((always_inline)) bool tile_has_offset(enum dtype dtype)
+{
+    return tile_is_quantized(dtype) && dtype != DTYPE_Q8_0 && dtype != DTYPE_Q6_K;
+}
 
 /* n_cols a multiple of 32 and of the block. */
 size_t tile_bytes(enum dtype dtype, int n_cols);
