@@ -12,17 +12,13 @@
 #include <xxhash.h>
 
 static const char MAGIC[8] = "octocal";
-enum { VERSION = 1 };
+enum { VERSION = 2 };
 
 struct header {
     char magic[8];
     uint32_t version;
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, frame_tokens;
     uint64_t model_hash[2];
-    uint32_t emergence_layer, n_outliers;
-    int32_t outlier_channels[CALIBRATION_MAX_OUTLIERS];
-    float sink_threshold;
-    uint32_t reserved;
 };
 
 static size_t heads_count(const struct kv_shape *shape)
@@ -33,15 +29,14 @@ static size_t heads_count(const struct kv_shape *shape)
 static size_t arrays_floats(const struct kv_shape *shape)
 {
     size_t D = (size_t)shape->head_dim;
-    return heads_count(shape) * (2 * D + D / CALIBRATION_GROUP + 2 * D * D);
+    return heads_count(shape) * (2 * D + D / KV_CODE_GROUP + 2 + 2 * D * D);
 }
 
-enum err calibration_create(const struct kv_shape *shape, int frame_tokens, struct calibration **out,
-                            struct err_info *info)
+enum err calibration_create(const struct kv_shape *shape, struct calibration **out, struct err_info *info)
 {
-    if (shape->head_dim % CALIBRATION_GROUP != 0 || shape->head_dim <= 0 || shape->head_dim > KV_MAX_HEAD_DIM)
+    if (shape->head_dim % KV_CODE_GROUP != 0 || shape->head_dim <= 0 || shape->head_dim > KV_MAX_HEAD_DIM)
         return err_set(info, ERR_UNSUPPORTED, "head_dim %d is not a multiple of %d up to %d", shape->head_dim,
-                       CALIBRATION_GROUP, KV_MAX_HEAD_DIM);
+                       KV_CODE_GROUP, KV_MAX_HEAD_DIM);
     struct calibration *c = calloc(1, sizeof *c);
     float *arrays = c == NULL ? NULL : calloc(arrays_floats(shape), sizeof *arrays);
     if (arrays == NULL) {
@@ -50,11 +45,12 @@ enum err calibration_create(const struct kv_shape *shape, int frame_tokens, stru
     }
     size_t heads = heads_count(shape), D = (size_t)shape->head_dim;
     c->shape = *shape;
-    c->frame_tokens = frame_tokens;
     c->key_mean = arrays;
     c->value_mean = c->key_mean + heads * D;
     c->key_sigma = c->value_mean + heads * D;
-    c->key_transform = c->key_sigma + heads * D / CALIBRATION_GROUP;
+    c->key_weight = c->key_sigma + heads * D / KV_CODE_GROUP;
+    c->value_weight = c->key_weight + heads;
+    c->key_transform = c->value_weight + heads;
     c->query_transform = c->key_transform + heads * D * D;
     *out = c;
     return ERR_OK;
@@ -67,18 +63,6 @@ void calibration_free(struct calibration *calibration)
     free(calibration);
 }
 
-void calibration_group_weights(const struct calibration *calibration, double *weight)
-{
-    size_t heads = heads_count(&calibration->shape);
-    int n_groups = calibration->shape.head_dim / CALIBRATION_GROUP;
-    for (int g = 0; g < n_groups; g++) {
-        double sum = 0;
-        for (size_t h = 0; h < heads; h++)
-            sum += pow(calibration->key_sigma[h * (size_t)n_groups + (size_t)g], 4);
-        weight[g] = sum / (double)heads;
-    }
-}
-
 static void header_fill(const struct calibration *c, struct header *header)
 {
     memset(header, 0, sizeof *header);
@@ -88,12 +72,8 @@ static void header_fill(const struct calibration *c, struct header *header)
     header->n_heads = (uint32_t)c->shape.n_heads;
     header->n_kv_heads = (uint32_t)c->shape.n_kv_heads;
     header->head_dim = (uint32_t)c->shape.head_dim;
-    header->frame_tokens = (uint32_t)c->frame_tokens;
+    header->frame_tokens = KV_FRAME_TOKENS;
     memcpy(header->model_hash, c->model_hash, sizeof header->model_hash);
-    header->emergence_layer = (uint32_t)c->emergence_layer;
-    header->n_outliers = (uint32_t)c->n_outliers;
-    memcpy(header->outlier_channels, c->outlier_channels, sizeof header->outlier_channels);
-    header->sink_threshold = c->sink_threshold;
 }
 
 enum err calibration_save(const struct calibration *calibration, const char *path, struct err_info *info)
@@ -149,31 +129,33 @@ static enum err header_check(const char *name, const struct header *header, size
             shape->n_heads, shape->n_kv_heads, shape->head_dim);
     if (memcmp(header->model_hash, model_hash, sizeof header->model_hash) != 0)
         return err_set(info, ERR_FORMAT, "%s: made for another model file (hash differs)", name);
-    if (header->frame_tokens == 0 || header->frame_tokens % KV_BLOCK_TOKENS != 0 ||
-        header->frame_tokens > 1 << 20 || header->n_outliers > CALIBRATION_MAX_OUTLIERS ||
-        header->emergence_layer >= header->n_layers)
-        return err_set(info, ERR_FORMAT,
-                       "%s: frame of %u tokens, %u outlier channels at layer %u: out of range", name,
-                       header->frame_tokens, header->n_outliers, header->emergence_layer);
+    if (header->frame_tokens != KV_FRAME_TOKENS)
+        return err_set(info, ERR_FORMAT, "%s: made for frames of %u tokens, this octavo has %d", name,
+                       header->frame_tokens, KV_FRAME_TOKENS);
     size_t expected = sizeof *header + arrays_floats(shape) * sizeof(float) + sizeof(XXH128_canonical_t);
     if (length != expected)
         return err_set(info, ERR_FORMAT, "%s: %zu bytes, expected %zu", name, length, expected);
     return ERR_OK;
 }
 
-/* What tables are computed from must be numbers, and spreads are divided by. */
+/* Tables must be numbers; bits go by the spreads and do not increase, so neither may these. */
 static enum err values_check(const char *name, const struct calibration *c, struct err_info *info)
 {
-    size_t n_sigmas = heads_count(&c->shape) * (size_t)(c->shape.head_dim / CALIBRATION_GROUP);
+    size_t n_groups = (size_t)c->shape.head_dim / KV_CODE_GROUP, n_sigmas = heads_count(&c->shape) * n_groups;
     for (size_t i = 0; i < arrays_floats(&c->shape); i++)
         if (!isfinite(c->key_mean[i]))
             return err_set(info, ERR_FORMAT, "%s: table entry %zu is not finite", name, i);
-    for (size_t i = 0; i < n_sigmas; i++)
+    for (size_t i = 0; i < n_sigmas; i++) {
         if (c->key_sigma[i] <= 0)
             return err_set(info, ERR_FORMAT, "%s: spread %zu is %g, not positive", name, i,
                            (double)c->key_sigma[i]);
-    if (!isfinite(c->sink_threshold))
-        return err_set(info, ERR_FORMAT, "%s: the threshold of sinks is not finite", name);
+        if (i % n_groups != 0 && c->key_sigma[i] > c->key_sigma[i - 1])
+            return err_set(info, ERR_FORMAT, "%s: spread %zu is larger than the one before it", name, i);
+    }
+    for (size_t i = 0; i < heads_count(&c->shape); i++)
+        if (c->key_weight[i] <= 0 || c->value_weight[i] <= 0)
+            return err_set(info, ERR_FORMAT, "%s: weights %zu are %g and %g, not positive", name, i,
+                           (double)c->key_weight[i], (double)c->value_weight[i]);
     return ERR_OK;
 }
 
@@ -192,13 +174,9 @@ enum err calibration_parse(const char *name, const void *bytes, size_t length, c
         return err_set(info, ERR_FORMAT, "%s: damaged (checksum differs)", name);
 
     struct calibration *c;
-    err = calibration_create(shape, (int)header.frame_tokens, &c, info);
+    err = calibration_create(shape, &c, info);
     if (err != ERR_OK) return err;
     memcpy(c->model_hash, header.model_hash, sizeof c->model_hash);
-    c->emergence_layer = (int)header.emergence_layer;
-    c->n_outliers = (int)header.n_outliers;
-    memcpy(c->outlier_channels, header.outlier_channels, sizeof c->outlier_channels);
-    c->sink_threshold = header.sink_threshold;
     memcpy(c->key_mean, (const char *)bytes + sizeof header, arrays_floats(shape) * sizeof(float));
     err = values_check(name, c, info);
     if (err != ERR_OK) {

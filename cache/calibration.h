@@ -8,40 +8,29 @@
 
 /*
  * What calibration measured of one model, and the side file that keeps it (design 2.2). Everything a
- * quantized page depends on besides the token itself: means, transforms, spreads, and how sinks are told.
+ * quantized page depends on besides the token itself: means, transforms, spreads and
+ * what errors cost.
  *
  * The file: a fixed little-endian header, the fp32 arrays in the order of the struct, and the xxHash128 of
  * all that precedes. It names the model by hash and shape, so that pages are never read with another model's
  * tables.
  */
-enum { CALIBRATION_GROUP = 16, CALIBRATION_MAX_OUTLIERS = 16 };
-
 struct calibration {
     struct kv_shape shape;
-    int frame_tokens;
     uint64_t model_hash[2]; /* gguf_hash */
-
-    /* Sinks: a token whose hidden state at the output of layer emergence_layer exceeds sink_threshold in
-       absolute value in one of the outlier channels. n_outliers 0: only the first tokens are sinks. */
-    int emergence_layer, n_outliers;
-    int32_t outlier_channels[CALIBRATION_MAX_OUTLIERS];
-    float sink_threshold;
 
     float *key_mean;        /* [layers][kv_heads][head_dim] before RoPE */
     float *value_mean;      /* [layers][kv_heads][head_dim] */
-    float *key_sigma;       /* [layers][kv_heads][head_dim / 16] */
-    float *key_transform;   /* [layers][kv_heads][head_dim][head_dim] */
-    float *query_transform; /* [layers][kv_heads][head_dim][head_dim] */
+    float *key_sigma;       /* [layers][kv_heads][head_dim / 16], not increasing within a head */
+    float *key_weight;      /* [layers][kv_heads]: what distortion times sigma^4 costs */
+    float *value_weight;    /* [layers][kv_heads]: what distortion costs */
+    float *key_transform;   /* [layers][kv_heads][head_dim][head_dim]: z = key_transform (key - mean) */
+    float *query_transform; /* [layers][kv_heads][head_dim][head_dim]: q' of the same scores, <q', z> */
 };
 
 /* Arrays zeroed. ERR_MEMORY; ERR_UNSUPPORTED when head_dim is not a multiple of 16. */
-enum err calibration_create(const struct kv_shape *shape, int frame_tokens, struct calibration **out,
-                            struct err_info *info);
+enum err calibration_create(const struct kv_shape *shape, struct calibration **out, struct err_info *info);
 void calibration_free(struct calibration *calibration);
-
-/* Mean over layers and heads of sigma^4 per group of channels: what bits per group are chosen by. weight
-   [head_dim / 16]. */
-void calibration_group_weights(const struct calibration *calibration, double *weight);
 
 /* Written beside the target and renamed, so a reader never sees half a file. ERR_IO. */
 enum err calibration_save(const struct calibration *calibration, const char *path, struct err_info *info);
@@ -53,8 +42,7 @@ enum err calibration_load(const char *path, const struct kv_shape *shape, const 
 enum err calibration_parse(const char *name, const void *bytes, size_t length, const struct kv_shape *shape,
                            const uint64_t model_hash[2], struct calibration **out, struct err_info *info);
 
-/* The kernels' tables for uniform bits: in balanced, eigen-ordered coordinates a Hadamard matrix over the
-   whole head spreads the error evenly, so x = H_D diag(sigma) Had16 z, z the file's transform. Freed by
+/* The kernels' tables: the file's transforms of keys, and for values a Hadamard matrix. Freed by
    kv_tables_free. ERR_MEMORY. */
 enum err calibration_tables(const struct calibration *calibration, int n_frames, const double *inv_freq,
                             struct kv_tables **out, struct err_info *info);

@@ -7,38 +7,59 @@
 
 /*
  * A sequence of n tokens has n / 64 sealed blocks and, when n is no multiple of 64, an open one. The next
- * query stands in block n / 64, so sealed block b has age n / 64 - b, from which its kind follows.
+ * query stands in block n / 64, so sealed block b has age n / 64 - b, from which its parts follow.
  */
 
-static const char *const names[KV_FORMATS] = {"f16", "o4", "o2"};
-
-const char *kv_format_name(enum kv_format format)
+int kv_format_class(const struct kv_format *format, enum kv_kind kind)
 {
-    assert(format >= 0 && format < KV_FORMATS);
-    return names[format];
+    if (kind < KV_PART0) return kind;
+    assert(format->index >= 0 && format->index < KV_MAX_FORMATS);
+    return (int)kind + format->index * KV_MAX_PARTS;
 }
 
-enum err kv_format_parse(const char *name, enum kv_format *out, struct err_info *info)
+int kv_format_part_class(const struct kv_format *format, int part)
 {
-    for (int format = 0; format < KV_FORMATS; format++) {
-        if (strcmp(name, names[format]) == 0) {
-            *out = (enum kv_format)format;
-            return ERR_OK;
-        }
+    return format->codec != NULL ? kv_format_class(format, (enum kv_kind)(KV_PART0 + part)) : KV_F16;
+}
+
+int kv_policy_class(const struct kv_policy *policy, enum kv_kind kind)
+{
+    return kv_format_class(policy->format, kind);
+}
+
+static size_t kind_bytes(const struct kv_policy *policy, enum kv_kind kind)
+{
+    const struct kv_codec *codec = policy->format->codec;
+    if (kind < KV_PART0) return kv_block_bytes(kind, &policy->shape);
+    int part = (int)kind - KV_PART0;
+    return codec != NULL && part < codec->n_parts ? kv_codec_part_bytes(codec, part) : 0;
+}
+
+void kv_policy_classes(const struct kv_policy *policy, size_t class_bytes[KV_CLASSES])
+{
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        size_t bytes = kv_policy_block_bytes(policy, (enum kv_kind)kind);
+        if (bytes > 0) class_bytes[kv_policy_class(policy, (enum kv_kind)kind)] = bytes;
     }
-    return err_set(info, ERR_USAGE, "unknown KV cache format '%.40s'; known are f16, o4 and o2", name);
 }
 
-size_t kv_policy_block_bytes(const struct kv_shape *shape, enum kv_kind kind)
+int kv_policy_parts(const struct kv_policy *policy)
+{
+    const struct kv_codec *codec = policy->format->codec;
+    if (codec == NULL) return 0;
+    return policy->recent_blocks > 0 ? codec->n_parts : codec->n_old_parts;
+}
+
+size_t kv_policy_block_bytes(const struct kv_policy *policy, enum kv_kind kind)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    return (kv_block_bytes(kind, shape) + page - 1) / page * page;
+    return (kind_bytes(policy, kind) + page - 1) / page * page;
 }
 
 static int policy_sinks(const struct kv_policy *policy)
 {
     assert(policy->sink_tokens >= 0 && policy->sink_tokens <= KV_MAX_SINKS);
-    return policy->format == KV_FORMAT_F16 ? 0 : policy->sink_tokens;
+    return policy->format->codec == NULL ? 0 : policy->sink_tokens;
 }
 
 uint64_t kv_policy_sink_mask(const struct kv_policy *policy, int block)
@@ -49,31 +70,28 @@ uint64_t kv_policy_sink_mask(const struct kv_policy *policy, int block)
 
 void kv_policy_blocks(const struct kv_policy *policy, int n_tokens, int counts[KV_KINDS])
 {
+    const struct kv_codec *codec = policy->format->codec;
     int sealed = n_tokens / KV_BLOCK_TOKENS;
-    int open = n_tokens % KV_BLOCK_TOKENS != 0;
+    int recent = sealed < policy->recent_blocks ? sealed : policy->recent_blocks;
 
     assert(n_tokens >= 0 && policy->recent_blocks >= 0);
     memset(counts, 0, KV_KINDS * sizeof counts[0]);
-    counts[KV_F16] = open;
-    if (policy->format == KV_FORMAT_F16) {
+    counts[KV_F16] = n_tokens % KV_BLOCK_TOKENS != 0;
+    if (codec == NULL) {
         counts[KV_F16] += sealed;
         return;
     }
-    if (policy->format == KV_FORMAT_O4) {
-        counts[KV_O4] = sealed;
-    } else {
-        counts[KV_Q4] = sealed < policy->recent_blocks ? sealed : policy->recent_blocks;
-        counts[KV_Q2] = sealed - counts[KV_Q4];
-    }
+    for (int part = 0; part < codec->n_parts; part++)
+        counts[KV_PART0 + part] = part < codec->n_old_parts ? sealed : recent;
     counts[KV_SINK] = sealed > 0 ? policy_sinks(policy) : 0;
 }
 
-static size_t blocks_bytes(const struct kv_shape *shape, const int counts[KV_KINDS])
+static size_t blocks_bytes(const struct kv_policy *policy, const int counts[KV_KINDS])
 {
     size_t bytes = 0;
     for (int kind = 0; kind < KV_KINDS; kind++) {
         if (counts[kind] > 0)
-            bytes += (size_t)counts[kind] * kv_policy_block_bytes(shape, (enum kv_kind)kind);
+            bytes += (size_t)counts[kind] * kv_policy_block_bytes(policy, (enum kv_kind)kind);
     }
     return bytes;
 }
@@ -82,7 +100,7 @@ size_t kv_policy_held_bytes(const struct kv_policy *policy, int n_tokens)
 {
     int counts[KV_KINDS];
     kv_policy_blocks(policy, n_tokens, counts);
-    return blocks_bytes(&policy->shape, counts);
+    return blocks_bytes(policy, counts);
 }
 
 size_t kv_policy_bytes(const struct kv_policy *policy, int n_tokens)
@@ -99,31 +117,15 @@ size_t kv_policy_peak_bytes(const struct kv_policy *policy, int n_tokens, int n_
     int counts[KV_KINDS], after[KV_KINDS];
     int last = n_tokens + n_new;
     int sealed = last / KV_BLOCK_TOKENS - n_tokens / KV_BLOCK_TOKENS;
-    bool was_open = n_tokens % KV_BLOCK_TOKENS != 0, is_open = last % KV_BLOCK_TOKENS != 0;
 
     kv_policy_blocks(policy, n_tokens, counts);
     kv_policy_blocks(policy, last, after);
-    if (policy->format == KV_FORMAT_F16 || sealed == 0) return blocks_bytes(&policy->shape, after);
-
-    /* The forward pass: new coded blocks, sinks and open block beside all that was held. */
-    int demoted = 0;
-    counts[KV_F16] += is_open;
+    if (policy->format->codec == NULL || sealed == 0) return blocks_bytes(policy, after);
+    /* Until the step ends: new parts, sinks and open block beside all that was held. */
+    counts[KV_F16] += after[KV_F16];
     counts[KV_SINK] = after[KV_SINK];
-    if (policy->format == KV_FORMAT_O4) {
-        counts[KV_O4] += sealed;
-    } else if (policy->recent_blocks == 0) {
-        counts[KV_Q2] += sealed;
-    } else {
-        counts[KV_Q4] += sealed;
-        demoted = after[KV_Q2] - counts[KV_Q2];
-    }
-    size_t forward = blocks_bytes(&policy->shape, counts);
-
-    /* The end: the sealed f16 block goes first, then blocks are demoted one by one. */
-    counts[KV_F16] -= was_open;
-    counts[KV_Q2] += demoted > 0;
-    size_t end = blocks_bytes(&policy->shape, counts);
-    return forward > end ? forward : end;
+    for (int part = 0; part < kv_policy_parts(policy); part++) counts[KV_PART0 + part] += sealed;
+    return blocks_bytes(policy, counts);
 }
 
 static size_t step_excess(const struct kv_policy *policy, int n_tokens, int n_new)
@@ -138,8 +140,7 @@ size_t kv_policy_step_bytes(const struct kv_policy *policy, int max_batch_tokens
     /* What a step adds depends on where in a block it starts, how many blocks it seals, whether it leaves one
        open, whether block 0 (with its sinks) is among them, and whether blocks become old: all such steps are
        tried. */
-    int recent_tokens = policy->recent_blocks * KV_BLOCK_TOKENS;
-    int starts[] = {0, recent_tokens, recent_tokens + KV_BLOCK_TOKENS};
+    int starts[] = {0, policy->recent_blocks * KV_BLOCK_TOKENS};
     size_t most = 0;
 
     for (size_t s = 0; s < sizeof starts / sizeof starts[0]; s++) {
@@ -157,9 +158,15 @@ size_t kv_policy_step_bytes(const struct kv_policy *policy, int max_batch_tokens
     return most;
 }
 
-double kv_policy_bits(const struct kv_policy *policy, int n_tokens)
+int64_t kv_policy_values(const struct kv_policy *policy, int n_tokens)
 {
     const struct kv_shape *shape = &policy->shape;
-    double values = 2.0 * n_tokens * shape->n_layers * shape->n_kv_heads * shape->head_dim;
-    return n_tokens > 0 ? 8.0 * (double)kv_policy_held_bytes(policy, n_tokens) / values : 0.0;
+    return (int64_t)2 * n_tokens * shape->n_layers * shape->n_kv_heads * shape->head_dim;
+}
+
+double kv_policy_bits(const struct kv_policy *policy, int n_tokens)
+{
+    return n_tokens > 0 ? 8.0 * (double)kv_policy_held_bytes(policy, n_tokens) /
+                              (double)kv_policy_values(policy, n_tokens)
+                        : 0.0;
 }

@@ -7,11 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /*
- * Each kind is a region: an address range of slots of one size. A slot is
+ * Each class is a region: an address range of slots of one size. A slot is
  *   used     it has references;
- *   cached   free, its memory still resident: the first choice for the next block of the kind;
+ *   cached   free, its memory still resident: the first choice for the next block of the class;
  *   blank    free and without memory: never used (numbers fresh and above), or given back to the system.
  * Used and cached bytes together stay within the budget. The two free lists run through `next`.
  */
@@ -36,9 +37,10 @@ struct region {
 };
 
 struct kv_pool {
+    struct backend *backend; /* whose memory it is; NULL: the system's */
     size_t budget;
-    size_t used, cached; /* bytes, all kinds */
-    struct region regions[KV_KINDS];
+    size_t used, cached; /* bytes, all classes */
+    struct region regions[KV_CLASSES];
     _Atomic size_t published_cached;
     _Atomic int64_t stored_values;
 };
@@ -69,12 +71,27 @@ static void region_verify(const struct region *region)
 #endif
 }
 
-static enum err region_create(struct region *region, size_t stride, size_t budget, struct err_info *info)
+/* Addresses for a whole region; NULL when there are none. */
+static void *addresses_reserve(struct backend *backend, size_t bytes)
+{
+    if (backend) return backend->range_reserve(backend, bytes);
+    void *base =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return NULL;
+    /* Huge pages would round blocks up, and the kernel's daemon would back blank slots again; the budget is a
+       promise, and pages are walked in order anyway. A kernel without them refuses: all the better. */
+    madvise(base, bytes, MADV_NOHUGEPAGE);
+    return base;
+}
+
+static enum err region_create(struct backend *backend, struct region *region, size_t stride, size_t budget,
+                              struct err_info *info)
 {
     size_t n_slots = budget / stride;
     if (n_slots >= 1 << 29)
         return err_set(info, ERR_MEMORY, "KV cache: %zu bytes are too many blocks of %zu bytes", budget,
                        stride);
+    assert(stride % (size_t)sysconf(_SC_PAGESIZE) == 0);
     region->stride = stride;
     region->n_slots = (int32_t)n_slots;
     region->cached = region->blank = SLOT_NONE;
@@ -82,42 +99,49 @@ static enum err region_create(struct region *region, size_t stride, size_t budge
     region->slots = calloc(n_slots, sizeof *region->slots);
     if (region->slots == NULL)
         return err_set(info, ERR_MEMORY, "KV cache: no memory for the table of %zu blocks", n_slots);
-    void *base = mmap(NULL, n_slots * stride, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED)
+    void *base = addresses_reserve(backend, n_slots * stride);
+    if (base == NULL)
         return err_set(info, ERR_MEMORY, "KV cache: cannot reserve %zu bytes of address space: %s",
-                       n_slots * stride, strerror(errno));
-    /* Huge pages would round blocks up, and the kernel's daemon would back blank slots again; the budget is a
-       promise, and pages are walked in order anyway. A kernel without them refuses: all the better. */
-    madvise(base, n_slots * stride, MADV_NOHUGEPAGE);
+                       n_slots * stride, backend ? "the device has none left" : strerror(errno));
     region->base = base;
     return ERR_OK;
 }
 
 static void pool_destroy(struct kv_pool *pool)
 {
-    for (int kind = 0; kind < KV_KINDS; kind++) {
-        struct region *region = &pool->regions[kind];
-        if (region->base != NULL) munmap(region->base, (size_t)region->n_slots * region->stride);
+    for (int class = 0; class < KV_CLASSES; class ++) {
+        struct region *region = &pool->regions[class];
+        if (region->base != NULL && pool->backend)
+            pool->backend->range_release(pool->backend, region->base);
+        else if (region->base != NULL)
+            munmap(region->base, (size_t)region->n_slots * region->stride);
         free(region->slots);
     }
     free(pool);
 }
 
-enum err kv_pool_create(const struct kv_shape *shape, size_t budget_bytes, struct kv_pool **out,
+enum err kv_pool_create(const size_t class_bytes[KV_CLASSES], size_t budget_bytes, struct kv_pool **out,
                         struct err_info *info)
 {
-    size_t least = kv_policy_block_bytes(shape, KV_F16);
+    return kv_pool_create_on(NULL, class_bytes, budget_bytes, out, info);
+}
+
+enum err kv_pool_create_on(struct backend *backend, const size_t class_bytes[KV_CLASSES], size_t budget_bytes,
+                           struct kv_pool **out, struct err_info *info)
+{
+    size_t least = class_bytes[KV_F16];
     if (budget_bytes < least)
         return err_set_param(info, ERR_CAPACITY, "kv-cache-bytes",
                              "a KV cache of %zu bytes does not hold one fp16 block of %zu bytes (%d tokens)",
                              budget_bytes, least, KV_BLOCK_TOKENS);
     struct kv_pool *pool = calloc(1, sizeof *pool);
     if (pool == NULL) return err_set(info, ERR_MEMORY, "KV cache: out of memory");
+    pool->backend = backend && !backend->is_host ? backend : NULL;
     pool->budget = budget_bytes;
-    for (int kind = 0; kind < KV_KINDS; kind++) {
-        size_t stride = kv_policy_block_bytes(shape, (enum kv_kind)kind);
-        enum err err = region_create(&pool->regions[kind], stride, budget_bytes, info);
+    for (int class = 0; class < KV_CLASSES; class ++) {
+        if (class_bytes[class] == 0) continue;
+        enum err err =
+            region_create(pool->backend, &pool->regions[class], class_bytes[class], budget_bytes, info);
         if (err != ERR_OK) {
             pool_destroy(pool);
             return err;
@@ -125,6 +149,11 @@ enum err kv_pool_create(const struct kv_shape *shape, size_t budget_bytes, struc
     }
     *out = pool;
     return ERR_OK;
+}
+
+struct backend *kv_pool_backend(const struct kv_pool *pool)
+{
+    return pool->backend;
 }
 
 void kv_pool_free(struct kv_pool *pool)
@@ -148,13 +177,13 @@ static void list_push(struct region *region, int32_t *head, int32_t slot, int32_
     *head = slot;
 }
 
-/* Give one cached block back to the system, of the kind that has the most bytes in them. */
+/* Give one cached block back to the system, of the class that has the most bytes in them. */
 static void pool_trim(struct kv_pool *pool)
 {
     struct region *most = NULL;
     size_t most_bytes = 0;
-    for (int kind = 0; kind < KV_KINDS; kind++) {
-        struct region *region = &pool->regions[kind];
+    for (int class = 0; class < KV_CLASSES; class ++) {
+        struct region *region = &pool->regions[class];
         size_t bytes = (size_t)region->n_cached * region->stride;
         if (bytes > most_bytes) {
             most = region;
@@ -163,17 +192,35 @@ static void pool_trim(struct kv_pool *pool)
     }
     assert(most != NULL);
     int32_t slot = list_pop(most, &most->cached);
-    madvise(most->base + (size_t)slot * most->stride, most->stride, MADV_DONTNEED);
+    char *at = most->base + (size_t)slot * most->stride;
+    if (pool->backend)
+        pool->backend->range_decommit(pool->backend, at, most->stride);
+    else
+        madvise(at, most->stride, MADV_DONTNEED);
     list_push(most, &most->blank, slot, REFERENCES_BLANK);
     most->n_cached--;
     pool->cached -= most->stride;
 }
 
-char *kv_pool_take(struct kv_pool *pool, enum kv_kind kind)
+/* Memory behind a blank slot. A device that is full, because it maps memory in pieces larger than blocks, is
+   helped by what other classes keep for reuse. */
+static bool slot_commit(struct kv_pool *pool, const struct region *region, int32_t slot)
 {
-    struct region *region = &pool->regions[kind];
+    if (!pool->backend) return true;
+    char *at = region->base + (size_t)slot * region->stride;
+    while (!pool->backend->range_commit(pool->backend, at, region->stride)) {
+        if (pool->cached == 0) return false;
+        pool_trim(pool);
+    }
+    return true;
+}
+
+char *kv_pool_take(struct kv_pool *pool, int class)
+{
+    struct region *region = &pool->regions[class];
     int32_t slot;
 
+    assert(region->stride > 0);
     if (region->stride > pool->budget - pool->used) return NULL;
     if (region->cached != SLOT_NONE) {
         slot = list_pop(region, &region->cached);
@@ -183,6 +230,10 @@ char *kv_pool_take(struct kv_pool *pool, enum kv_kind kind)
         while (pool->used + pool->cached + region->stride > pool->budget) pool_trim(pool);
         slot = region->blank != SLOT_NONE ? list_pop(region, &region->blank) : region->fresh++;
         assert(slot < region->n_slots);
+        if (!slot_commit(pool, region, slot)) {
+            list_push(region, &region->blank, slot, REFERENCES_BLANK);
+            return NULL;
+        }
     }
     region->slots[slot].references = 1;
     region->n_used++;
@@ -202,15 +253,15 @@ static int32_t region_slot(const struct region *region, const char *block)
     return (int32_t)slot;
 }
 
-void kv_pool_retain(struct kv_pool *pool, enum kv_kind kind, char *block)
+void kv_pool_retain(struct kv_pool *pool, int class, char *block)
 {
-    struct region *region = &pool->regions[kind];
+    struct region *region = &pool->regions[class];
     region->slots[region_slot(region, block)].references++;
 }
 
-void kv_pool_release(struct kv_pool *pool, enum kv_kind kind, char *block)
+void kv_pool_release(struct kv_pool *pool, int class, char *block)
 {
-    struct region *region = &pool->regions[kind];
+    struct region *region = &pool->regions[class];
     int32_t slot = region_slot(region, block);
 
     if (--region->slots[slot].references > 0) return;
@@ -224,9 +275,9 @@ void kv_pool_release(struct kv_pool *pool, enum kv_kind kind, char *block)
     region_verify(region);
 }
 
-size_t kv_pool_block_bytes(const struct kv_pool *pool, enum kv_kind kind)
+size_t kv_pool_block_bytes(const struct kv_pool *pool, int class)
 {
-    return pool->regions[kind].stride;
+    return pool->regions[class].stride;
 }
 
 size_t kv_pool_free_bytes(const struct kv_pool *pool)
@@ -244,18 +295,19 @@ void kv_pool_stats(const struct kv_pool *pool, struct kv_pool_stats *out)
     out->budget_bytes = pool->budget;
     out->cached_bytes = atomic_load_explicit(&pool->published_cached, memory_order_relaxed);
     out->stored_values = atomic_load_explicit(&pool->stored_values, memory_order_relaxed);
-    for (int kind = 0; kind < KV_KINDS; kind++) {
-        const struct region *region = &pool->regions[kind];
-        out->used_blocks[kind] = atomic_load_explicit(&region->published, memory_order_relaxed);
-        out->used_bytes[kind] = (size_t)out->used_blocks[kind] * region->stride;
+    for (int class = 0; class < KV_CLASSES; class ++) {
+        const struct region *region = &pool->regions[class];
+        out->used_blocks[class] = atomic_load_explicit(&region->published, memory_order_relaxed);
+        out->used_bytes[class] = (size_t)out->used_blocks[class] * region->stride;
     }
 }
 
 void kv_pool_check(const struct kv_pool *pool)
 {
     size_t used = 0, cached = 0;
-    for (int kind = 0; kind < KV_KINDS; kind++) {
-        const struct region *region = &pool->regions[kind];
+    for (int class = 0; class < KV_CLASSES; class ++) {
+        const struct region *region = &pool->regions[class];
+        if (region->stride == 0) continue;
         region_check(region);
         used += (size_t)region->n_used * region->stride;
         cached += (size_t)region->n_cached * region->stride;

@@ -56,8 +56,12 @@ const char *err_name(enum err code)
         return "capacity";
     case ERR_BUSY:
         return "busy";
+    case ERR_TIMEOUT:
+        return "timeout";
     case ERR_CLOSED:
         return "closed";
+    case ERR_DEVICE:
+        return "device";
     }
     return "unknown";
 }

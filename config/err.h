@@ -20,7 +20,9 @@ enum err {
     ERR_LIMIT,       /* a ceiling was reached (size, depth, queue) */
     ERR_CAPACITY,    /* can never fit in the KV pool: HTTP 400 with the arithmetic */
     ERR_BUSY,        /* no room now, try again: HTTP 429 */
+    ERR_TIMEOUT,     /* a request's own deadline passed: HTTP 504 */
     ERR_CLOSED,      /* shutting down, or the peer left: HTTP 503 */
+    ERR_DEVICE,      /* the card failed under the request: HTTP 503 */
 };
 
 struct err_info {

@@ -22,6 +22,37 @@ static const struct json *outer(const cJSON *item)
     return (const struct json *)item;
 }
 
+/* cJSON keeps a number's value and not how it was written. This bit of its type, which it neither uses nor
+   minds, does. */
+enum { WRITTEN_AS_FRACTION = 1 << 12 };
+
+/* The next number of a valid text at or after at; passes over strings, which may hold digits. */
+static const char *number_find(const char *at)
+{
+    bool inside = false;
+    for (; inside || (*at != '-' && (*at < '0' || *at > '9')); at++) {
+        if (inside && *at == '\\')
+            at++;
+        else if (*at == '"')
+            inside = !inside;
+    }
+    return at;
+}
+
+/* Marks the numbers below item, which come in the order of the text; returns the place behind the last. The
+   text ends at text_end, without a zero byte. */
+static const char *fractions_mark(cJSON *item, const char *at, const char *text_end)
+{
+    for (cJSON *child = item->child; child; child = child->next) at = fractions_mark(child, at, text_end);
+    if (!cJSON_IsNumber(item)) return at;
+    at = number_find(at);
+    for (; at < text_end &&
+           (*at == '+' || *at == '-' || *at == '.' || *at == 'e' || *at == 'E' || (*at >= '0' && *at <= '9'));
+         at++)
+        if (*at == '.' || *at == 'e' || *at == 'E') item->type |= WRITTEN_AS_FRACTION;
+    return at;
+}
+
 enum err json_parse(const char *text, size_t length, const struct json_limits *limits, struct json **out,
                     struct err_info *info)
 {
@@ -30,6 +61,7 @@ enum err json_parse(const char *text, size_t length, const struct json_limits *l
     /* The scan accepts less than cJSON does, so only the heap is left to fail. */
     cJSON *root = cJSON_ParseWithLength(text, length);
     if (!root) return err_set(info, ERR_MEMORY, "JSON: not enough memory for the tree");
+    fractions_mark(root, text, text + length);
     *out = (struct json *)root;
     return ERR_OK;
 }
@@ -131,4 +163,9 @@ int64_t json_int64(const struct json *node)
 {
     assert(json_is_integer(node));
     return (int64_t)json_number(node);
+}
+
+bool json_is_fraction(const struct json *node)
+{
+    return json_type(node) == JSON_NUMBER && (inner(node)->type & WRITTEN_AS_FRACTION) != 0;
 }

@@ -67,6 +67,8 @@ const char *json_string(const struct json *node, size_t *length);
 /* A number without fraction (1, 1.0, 1e3) that double holds exactly: |n| < 2^53. */
 bool json_is_integer(const struct json *node);
 int64_t json_int64(const struct json *node); /* asserts json_is_integer */
+/* A number written with a fraction or an exponent: 1.0 and 1e3, not 1. */
+bool json_is_fraction(const struct json *node);
 
 struct buf;
 
@@ -78,5 +80,7 @@ void json_write_float(struct buf *out, float value);
 void json_write_double(struct buf *out, double value);
 void json_write_int64(struct buf *out, int64_t value);
 void json_write_bool(struct buf *out, bool value);
+/* A whole value as it was read: members in their order, 1.0 not as 1. */
+void json_write_tree(struct buf *out, const struct json *node);
 
 #endif

@@ -123,30 +123,6 @@ static int scan_hex4(const struct scan *s, size_t at)
     return value;
 }
 
-static size_t utf8_encode(int code, char *out)
-{
-    if (code < 0x80) {
-        out[0] = (char)code;
-        return 1;
-    }
-    if (code < 0x800) {
-        out[0] = (char)(0xC0 | code >> 6);
-        out[1] = (char)(0x80 | (code & 0x3F));
-        return 2;
-    }
-    if (code < 0x10000) {
-        out[0] = (char)(0xE0 | code >> 12);
-        out[1] = (char)(0x80 | (code >> 6 & 0x3F));
-        out[2] = (char)(0x80 | (code & 0x3F));
-        return 3;
-    }
-    out[0] = (char)(0xF0 | code >> 18);
-    out[1] = (char)(0x80 | (code >> 12 & 0x3F));
-    out[2] = (char)(0x80 | (code >> 6 & 0x3F));
-    out[3] = (char)(0x80 | (code & 0x3F));
-    return 4;
-}
-
 /* The escape at s->at (a backslash); its bytes go to out, at most 4. */
 static enum err scan_escape(struct scan *s, char *out, size_t *n_out)
 {
@@ -176,7 +152,7 @@ static enum err scan_escape(struct scan *s, char *out, size_t *n_out)
         code = 0x10000 + (code - 0xD800) * 0x400 + (low - 0xDC00);
         s->at += 6;
     }
-    *n_out = utf8_encode(code, out);
+    *n_out = utf8_encode((uint32_t)code, out);
     return ERR_OK;
 }
 

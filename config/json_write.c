@@ -113,3 +113,47 @@ void json_write_bool(struct buf *out, bool value)
 {
     buf_text(out, value ? "true" : "false");
 }
+
+static void write_number(struct buf *out, const struct json *node)
+{
+    if (!json_is_integer(node)) {
+        json_write_double(out, json_number(node));
+        return;
+    }
+    json_write_int64(out, json_int64(node));
+    if (json_is_fraction(node)) buf_text(out, ".0");
+}
+
+void json_write_tree(struct buf *out, const struct json *node)
+{
+    size_t length;
+    const char *text;
+    bool object = json_type(node) == JSON_OBJECT;
+    switch (json_type(node)) {
+    case JSON_NULL:
+        buf_text(out, "null");
+        return;
+    case JSON_BOOL:
+        json_write_bool(out, json_bool(node));
+        return;
+    case JSON_NUMBER:
+        write_number(out, node);
+        return;
+    case JSON_STRING:
+        text = json_string(node, &length);
+        json_write_string(out, text, length);
+        return;
+    default:
+        break;
+    }
+    buf_text(out, object ? "{" : "[");
+    for (const struct json *item = json_first(node); item; item = json_next(item)) {
+        if (item != json_first(node)) buf_text(out, ",");
+        if (object) {
+            json_write_text(out, json_key(item));
+            buf_text(out, ":");
+        }
+        json_write_tree(out, item);
+    }
+    buf_text(out, object ? "}" : "]");
+}

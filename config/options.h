@@ -16,7 +16,9 @@
  * the default.
  */
 struct options {
-    const char *model; /* path of the GGUF file (positional, or --model) */
+    const char *model;       /* path of the GGUF file (positional, or --model) */
+    const char *load_format; /* gguf, dummy */
+    const char *shape;       /* of a dummy model; NULL: none */
     const char
         *served_model_name; /* name in /v1/models and replies; default: general.name, else the file's name */
     const char *host;
@@ -24,8 +26,8 @@ struct options {
     int ctx_size;           /* longest sequence in tokens; 0: the model's own limit */
     int parallel;           /* most sequences running at once */
     int64_t kv_cache_bytes; /* size of the KV pool; --kv-cache-gib sets it too; 0: a quarter of free memory */
-    const char *kv_format;  /* f16, o4, o2 */
-    int kv_recent;          /* blocks read at 4 bits before they are read at 2 */
+    const char *kv_format;  /* names with commas between, see cache/format.h; the first is the default */
+    int kv_recent;          /* newest sealed blocks that keep all parts of their format */
     int sink_tokens;        /* tokens at the start kept in fp16 */
     const char *calibration; /* side file; NULL: found or made, see server/serve_calibration.h */
     bool no_calibration;
@@ -33,17 +35,39 @@ struct options {
     int http_threads;
     int max_batch_tokens; /* tokens in one engine step */
     int max_queue;        /* requests waiting; more get 429 */
+    int64_t max_queue_tokens;
+    int max_queue_wait_ms;  /* likely wait in the queue; more get 429 */
+    int max_queued_per_key; /* sequences of one API key waiting; 0: half of max_queue where there are several
+                             */
+    const char *admission;
+    bool no_prefix_cache;
+    double temperature, top_p, min_p; /* of requests that do not say; -1: each endpoint's own */
+    int top_k;
+    int64_t seed;                     /* -1: every request draws its own */
+    int n_predict;                    /* tokens to generate; -1: each endpoint's own */
+    bool any_model;                   /* requests may name any model; else 404 for another one */
+    const char *reasoning_format;     /* auto, none, deepseek: auto by another name */
+    const char *chat_template_kwargs; /* a JSON object of variables for all chats; NULL: none */
+    const char *chat_template; /* file of a template that takes the place of the model's own; NULL: none */
+    const char *prompt_cache;  /* NULL: cached prompts are lost at the end */
+    int64_t swap_bytes;        /* of the second store, see cache/swap.h; 0: none */
+    const char *swap_file;     /* NULL: host memory */
     int max_connections;
     int64_t max_body_bytes;
-    int header_timeout_ms;       /* a request's header must be complete by then */
-    int idle_timeout_ms;         /* keep-alive connections without traffic are closed */
-    int drain_timeout_ms;        /* after SIGTERM, running requests have this long */
-    const char *api_key;         /* bearer token that clients must send; NULL: none */
-    const char *log_level;       /* debug, info, warn, error */
-    const char *log_format;      /* text, json */
-    const char *cpu;             /* auto, scalar, avx2, avx512: the most the kernels may use */
-    const char *activation_bits; /* auto, 8, 16 */
-    const char *config;          /* path of the config file; NULL: none */
+    int header_timeout_ms;          /* a request's header must be complete by then */
+    int idle_timeout_ms;            /* keep-alive connections without traffic are closed */
+    int drain_timeout_ms;           /* after SIGTERM, running requests have this long */
+    const char *api_key;            /* bearer token that clients must send; NULL: none */
+    const char *api_key_file;       /* more of them, with tenants; NULL: none */
+    const char *tls_cert, *tls_key; /* paths of PEM files; NULL: plain HTTP */
+    bool no_ui;                     /* no page at / */
+    const char *cors_origins;       /* web pages that may read replies */
+    const char *log_level;          /* debug, info, warn, error */
+    const char *log_format;         /* text, json */
+    const char *device;             /* auto, cpu, cuda, cuda:N */
+    const char *cpu;                /* auto, scalar, avx2, avx512: the most the kernels may use */
+    const char *activation_bits;    /* auto, 8, 16 */
+    const char *config;             /* path of the config file; NULL: none */
     bool help, version, print_config;
     struct option_state *state; /* strings and origins, options.c's own */
 };

@@ -34,3 +34,29 @@ size_t utf8_valid(const char *text, size_t length)
     }
     return at;
 }
+
+size_t utf8_count(const char *text, size_t length)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < length; i++) n += ((unsigned char)text[i] & 0xC0) != 0x80;
+    return n;
+}
+
+uint32_t utf8_decode(const char *text, size_t *size)
+{
+    const unsigned char *b = (const unsigned char *)text;
+    *size = b[0] < 0x80 ? 1 : b[0] < 0xE0 ? 2 : b[0] < 0xF0 ? 3 : 4;
+    static const unsigned char lead[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
+    uint32_t code = b[0] & lead[*size];
+    for (size_t i = 1; i < *size; i++) code = code << 6 | (b[i] & 0x3Fu);
+    return code;
+}
+
+size_t utf8_encode(uint32_t code, char bytes[4])
+{
+    size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
+    for (size_t i = size; i-- > 1; code >>= 6) bytes[i] = (char)(0x80 | (code & 0x3F));
+    bytes[0] = (char)(lead[size] | code);
+    return size;
+}

@@ -45,8 +45,10 @@ bud run "$container" -- true >"$work/try.log" 2>&1 \
 bud rm "$container" >/dev/null
 
 say "building the image"
-bud build --pull-never --format docker --layers=false --build-arg BASE=$base -t $image -f docker/Dockerfile . \
-    >"$work/build.log" 2>&1 || { tail -n 40 "$work/build.log"; die "the build failed, see $work/build.log"; }
+build() { bud build --pull-never --format docker --layers=false --build-arg BASE=$base -t $image -f docker/Dockerfile . >"$work/build.log" 2>&1; }
+# Packages are fetched over a network that may fail for a moment; what fails twice is a fault.
+build || { tail -n 20 "$work/build.log"; say "the build failed; once more"; build; } \
+    || { tail -n 40 "$work/build.log"; die "the build failed twice, see $work/build.log"; }
 
 say "running the image's entrypoint"
 container=$(bud from --pull-never $image)
@@ -75,7 +77,7 @@ stop() {
 }
 trap stop EXIT
 fail() { tail -n 30 "$work/serve.log"; die "$*"; }
-for _ in $(seq 3000); do # it calibrates
+for _ in $(seq 3000); do
     curl -fs "$url/health" >/dev/null && break
     kill -0 "$runner" 2>/dev/null || fail "the server ended before it was ready"
     sleep 0.2

@@ -3,7 +3,7 @@
 
 #include "config/err.h"
 #include "kernels/dtype.h"
-#include "kernels/kv_page.h"
+#include "kernels/kv_codec.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,18 +47,16 @@ struct attention_span {
     int first_pos;
     int n_blocks;
     const struct kv_block_ref *blocks;
-    /* The read rule (design 2.4), a pure function of (query's block - key's block):
-         age 0              f16
-         1 .. recent        4 bits (KV_Q4)
-         older              2 bits (KV_Q2, or KV_Q4 read through the nested grid when it is still stored so)
-       all_f16: every block is KV_F16 (format f16). KV_O4 blocks are read at 4 bits at any age >= 1. */
-    bool all_f16;
+    /* NULL: every block is read in f16. Otherwise by age, the query's block minus the key's (design 2.4):
+         0                   f16
+         1 .. recent_blocks  all parts of the codec
+         older               n_old_parts of them, whether or not the others are still there */
+    const struct kv_codec *codec;
     int recent_blocks;
 };
 
 struct attention_args {
     const struct kv_shape *shape;
-    const struct kv_tables *tables; /* may be NULL when every span is all_f16 */
     int layer;
     float scale; /* 1/sqrt(head_dim), or the model's own */
     int n_spans;
@@ -77,17 +75,14 @@ struct kv_store_args {
     const float *v; /* [T][n_kv_heads][head_dim] */
 };
 
-/* One block to seal: all 64 tokens stand in block->f16. */
+/* Blocks whose 64 tokens all stand in block->f16, to be sealed into those of block->parts that are not NULL
+   (part p needs the parts before it); sinks are copied to their slots. */
 struct kv_seal_args {
-    const struct kv_shape *shape;
-    const struct kv_tables *tables;
+    const struct kv_codec *codec;
     int layer;
     int n_blocks;
-    const struct kv_block_ref *const
-        *blocks; /* block->coded of kind block->coded_kind (KV_Q4 or KV_O4; KV_Q2 when
-                    recent_blocks is 0) is written; sinks are copied to their slots */
-    const int32_t
-        *block_index; /* [n_blocks] position of each in its sequence: frame and offset follow from it */
+    const struct kv_block_ref *const *blocks;
+    const int32_t *block_index; /* [n_blocks] of each in its sequence: frame and offset follow from it */
 };
 
 struct backend {
@@ -99,9 +94,39 @@ struct backend {
        choices. With 16 there is none to speak of. */
     int activation_bits;
 
+    /* Memory of the device is the host's own: the host may read and write what alloc gives. Otherwise it goes
+       through upload and download, and addresses of the device are but numbers to it. */
+    bool is_host;
     /* Memory of the device, 64-byte aligned; NULL when short. */
     void *(*alloc)(struct backend *backend, size_t bytes);
     void (*free)(struct backend *backend, void *memory);
+    /* Between two places of it that do not overlap. */
+    void (*copy)(struct backend *backend, void *to, const void *from, size_t bytes);
+    /* From and to the host. Operations run in the order in which they are called; upload is done with `from`
+       when it returns, download waits until the bytes are there. */
+    void (*upload)(struct backend *backend, void *to, const void *from, size_t bytes);
+    void (*download)(struct backend *backend, void *to, const void *from, size_t bytes);
+    /* Address ranges for the block pool, whose memory comes and goes in pieces: reserve takes addresses (NULL
+       when there are none left), commit puts memory behind a piece (false when short), decommit takes it
+       away. Pieces neither overlap nor need to be aligned. All NULL when is_host: the pool then asks the
+       system. */
+    void *(*range_reserve)(struct backend *backend, size_t bytes);
+    bool (*range_commit)(struct backend *backend, void *at, size_t bytes);
+    void (*range_decommit)(struct backend *backend, void *at, size_t bytes);
+    void (*range_release)(struct backend *backend, void *base);
+    size_t (*free_bytes)(struct backend *backend); /* of the device's memory; NULL when is_host */
+    /* NULL while the device works. Otherwise what went wrong first: from then on operations do nothing, and
+       what they should have written is undefined. NULL when is_host. */
+    const char *(*failure)(const struct backend *backend);
+    /* After a failure, when all that the device held for others was given back: takes the device anew, empty,
+       and the backend works again. Other users of the device in this process lose what they have there.
+       ERR_UNSUPPORTED when it cannot be had: the failure stays. NULL when is_host. */
+    enum err (*restart)(struct backend *backend, struct err_info *info);
+
+    /* Before the first operation of a step: the spans that the kv_store and attention calls up to the next
+       step_begin will be given. They and their blocks stay as they are until then, but for calls with other
+       spans, which end it. n_spans 0: none. A device brings the tables over once; NULL when is_host. */
+    void (*step_begin)(struct backend *backend, int n_spans, const struct attention_span *spans);
 
     enum err (*weight_create)(struct backend *backend, const struct weight_source *source,
                               struct weight **out, struct err_info *info);
@@ -137,9 +162,9 @@ struct backend {
     /* f16 pages only: token (span row r) goes to block (first_pos + r) / 64, slot % 64. */
     void (*kv_store)(struct backend *backend, const struct kv_store_args *args);
     void (*kv_seal)(struct backend *backend, const struct kv_seal_args *args);
-    /* KV_Q4 -> KV_Q2, all layers and heads of a block: codes through the nested grid, 2-bit scales copied. */
-    void (*kv_demote)(struct backend *backend, const struct kv_shape *shape, const char *q4_block,
-                      char *q2_block);
+    /* The other way: block->f16 = what a reader of the first n_parts parts understands, keys at their
+       absolute position again; sinks come from their slots. */
+    void (*kv_unseal)(struct backend *backend, const struct kv_seal_args *args, int n_parts);
     /* Causal attention of all spans over their blocks. Scratch is the backend's own, sized at backend
      * creation. */
     void (*attention)(struct backend *backend, const struct attention_args *args);
@@ -151,5 +176,14 @@ struct backend {
    the caller's and outlive the backend. */
 enum err backend_cpu_create(struct workers *workers, const char *level, struct backend **out,
                             struct err_info *info);
+
+/* Card number `device`. ERR_UNSUPPORTED, saying what is missing: no driver, no such card, one that is too
+   old, or an octavo built without CUDA. */
+enum err backend_cuda_create(int device, struct backend **out, struct err_info *info);
+
+/* device: "cpu"; "cuda" or "cuda:N"; "auto": the first card when there is one that works, otherwise the CPU.
+ */
+enum err backend_create(const char *device, struct workers *workers, const char *level, struct backend **out,
+                        struct err_info *info);
 
 #endif

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdbool.h>
 #include <string.h>
+#include <strings.h>
 
 /*
  * Blocks as GGUF stores them, least significant bit first, all numbers little-endian (ggml-common.h):
@@ -38,6 +39,17 @@ static const struct dtype_traits *dtype_find(uint32_t dtype)
 const char *dtype_name(uint32_t dtype)
 {
     return dtype_find(dtype)->name;
+}
+
+bool dtype_named(const char *name, size_t length, enum dtype *out)
+{
+    for (uint32_t dtype = 0; dtype < sizeof dtype_table / sizeof *dtype_table; dtype++) {
+        const char *known = dtype_table[dtype].name;
+        if (known == NULL || strlen(known) != length || strncasecmp(known, name, length) != 0) continue;
+        *out = (enum dtype)dtype;
+        return true;
+    }
+    return false;
 }
 
 size_t dtype_block_elements(uint32_t dtype)

@@ -1,6 +1,7 @@
 #ifndef KERNELS_DTYPE_H
 #define KERNELS_DTYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,10 @@ enum dtype {
 
 /* "Q4_K"; NULL for a type octavo does not read. */
 const char *dtype_name(uint32_t dtype);
+/* All of them, for messages. */
+#define DTYPE_NAMES "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, F16, BF16, F32"
+/* The type of this name (length bytes, letters of either case); false when there is none. */
+bool dtype_named(const char *name, size_t length, enum dtype *out);
 
 /* Elements in one block (1, 32 or 256) and its bytes; 0 for an unknown type. */
 size_t dtype_block_elements(uint32_t dtype);

@@ -8,22 +8,15 @@
 size_t kv_page_bytes(enum kv_kind kind, int head_dim)
 {
     size_t d = (size_t)head_dim;
-    size_t scales = KV_BLOCK_TOKENS * sizeof(uint16_t);
     switch (kind) {
     case KV_F16:
         return 2 * d * KV_BLOCK_TOKENS * sizeof(uint16_t);
-    case KV_Q4:
-        return 2 * d * KV_BLOCK_TOKENS / 2 + 4 * scales;
-    case KV_O4:
-        return 2 * d * KV_BLOCK_TOKENS / 2 + 2 * scales;
-    case KV_Q2:
-        return 2 * d * KV_BLOCK_TOKENS / 4 + 2 * scales;
     case KV_SINK:
         return 2 * d * sizeof(uint16_t);
-    case KV_KINDS:
+    default:
         break;
     }
-    assert(!"a kind of KV block");
+    assert(!"a kind of block whose size the shape tells");
     return 0;
 }
 
@@ -52,9 +45,35 @@ static void angles_fill(float *cosines, float *sines, int n_rows, double row_tok
     }
 }
 
-/* Normalised Sylvester Hadamard matrices of the size `block` along the diagonal. */
-static void hadamard_fill(float *matrix, int head_dim, int block)
+size_t kv_angles_count(int head_dim, int frame_tokens, int n_frames)
 {
+    return ((size_t)frame_tokens + (size_t)n_frames) * (size_t)head_dim +
+           kv_mean_basis_count(head_dim, frame_tokens);
+}
+
+void kv_angles_fill(struct kv_tables *tables, int head_dim, int frame_tokens, int n_frames,
+                    const double *inv_freq, float *memory)
+{
+    assert(frame_tokens > 0 && frame_tokens % KV_BLOCK_TOKENS == 0 && n_frames > 0);
+    int n_pairs = head_dim / 2;
+    float *rope_cos = memory, *rope_sin = rope_cos + (size_t)frame_tokens * n_pairs;
+    float *frame_cos = rope_sin + (size_t)frame_tokens * n_pairs;
+    float *frame_sin = frame_cos + (size_t)n_frames * n_pairs;
+    angles_fill(rope_cos, rope_sin, frame_tokens, 1, n_pairs, inv_freq, 1, (size_t)frame_tokens);
+    angles_fill(frame_cos, frame_sin, n_frames, frame_tokens, n_pairs, inv_freq, (size_t)n_pairs, 1);
+    kv_mean_basis_fill(&tables->mean_basis, head_dim, frame_tokens, inv_freq,
+                       frame_sin + (size_t)n_frames * n_pairs);
+    tables->frame_tokens = frame_tokens;
+    tables->n_frames = n_frames;
+    tables->rope_cos = rope_cos;
+    tables->rope_sin = rope_sin;
+    tables->frame_cos = frame_cos;
+    tables->frame_sin = frame_sin;
+}
+
+void kv_hadamard_fill(float *matrix, int head_dim)
+{
+    int block = head_dim & -head_dim;
     for (int i = 0; i < head_dim; i++) {
         for (int j = 0; j < head_dim; j++) {
             double sign = __builtin_parity((unsigned)(i % block) & (unsigned)(j % block)) ? -1 : 1;
@@ -67,40 +86,24 @@ struct kv_tables *kv_tables_identity(const struct kv_shape *shape, int frame_tok
                                      const double *inv_freq)
 {
     int head_dim = shape->head_dim;
-    assert(head_dim > 0 && head_dim % 16 == 0 && head_dim <= KV_MAX_HEAD_DIM);
-    assert(frame_tokens > 0 && frame_tokens % KV_BLOCK_TOKENS == 0 && n_frames > 0);
-    int n_pairs = head_dim / 2;
-    int block = head_dim & -head_dim;
-    bool is_hadamard = block == head_dim;
-    size_t n_angles = ((size_t)frame_tokens + (size_t)n_frames) * (size_t)n_pairs;
+    assert(head_dim > 0 && head_dim % KV_CODE_GROUP == 0 && head_dim <= KV_MAX_HEAD_DIM);
+    bool is_hadamard = (head_dim & -head_dim) == head_dim;
+    size_t n_angles = kv_angles_count(head_dim, frame_tokens, n_frames);
     size_t n_matrix = (size_t)head_dim * (size_t)head_dim;
     size_t n_pages = (size_t)shape->n_layers * (size_t)shape->n_kv_heads;
-    size_t n_values = 2 * n_angles + (is_hadamard ? 0 : n_matrix * n_pages);
+    size_t n_values = n_angles + (is_hadamard ? 0 : n_matrix * n_pages);
 
     struct identity *identity = malloc(sizeof *identity + n_values * sizeof(float));
     if (!identity) return NULL;
-    float *rope_cos = identity->values, *rope_sin = rope_cos + (size_t)frame_tokens * n_pairs;
-    float *frame_cos = rope_sin + (size_t)frame_tokens * n_pairs;
-    float *frame_sin = frame_cos + (size_t)n_frames * n_pairs;
-    angles_fill(rope_cos, rope_sin, frame_tokens, 1, n_pairs, inv_freq, 1, (size_t)frame_tokens);
-    angles_fill(frame_cos, frame_sin, n_frames, frame_tokens, n_pairs, inv_freq, (size_t)n_pairs, 1);
-    float *matrix = NULL;
-    if (!is_hadamard) {
-        matrix = frame_sin + (size_t)n_frames * n_pairs;
-        for (size_t page = 0; page < n_pages; page++)
-            hadamard_fill(matrix + page * n_matrix, head_dim, block);
-    }
+    float *matrix = is_hadamard ? NULL : identity->values + n_angles;
+    for (size_t page = 0; matrix && page < n_pages; page++)
+        kv_hadamard_fill(matrix + page * n_matrix, head_dim);
     /* A Hadamard matrix is symmetric and its own inverse: one array serves every transform. */
-    identity->tables = (struct kv_tables){.frame_tokens = frame_tokens,
-                                          .n_frames = n_frames,
-                                          .key_transform = matrix,
+    identity->tables = (struct kv_tables){.key_transform = matrix,
                                           .query_transform = matrix,
                                           .value_transform = matrix,
-                                          .rope_cos = rope_cos,
-                                          .rope_sin = rope_sin,
-                                          .frame_cos = frame_cos,
-                                          .frame_sin = frame_sin,
                                           .is_hadamard = is_hadamard};
+    kv_angles_fill(&identity->tables, head_dim, frame_tokens, n_frames, inv_freq, identity->values);
     return &identity->tables;
 }
 

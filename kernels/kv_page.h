@@ -1,40 +1,30 @@
 #ifndef KERNELS_KV_PAGE_H
 #define KERNELS_KV_PAGE_H
 
+#include "kernels/kv_mean.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
 /*
  * What a block of the KV cache looks like in memory.
  *
- * A block holds KV_BLOCK_TOKENS tokens of every layer and KV head. Inside, the page of (layer, head) stands
- * at (layer * n_kv_heads + head) * page_bytes. There are four kinds:
+ * A block holds KV_BLOCK_TOKENS tokens of every layer and KV head. It has up to three kinds of memory:
  *
  *   KV_F16   keys after RoPE at the absolute position, transposed [head_dim][64], then values [64][head_dim],
- * fp16. All blocks of format f16; the open (newest, incomplete) block of the others. KV_Q4    4-bit codes of
- * keys and values, four fp16 scales per token: key4, value4, key2, value2. The recent blocks of o2. Its 2-bit
- * codes need no room of their own: the grids are nested (below), so a 4-bit code tells the 2-bit code,
- * exactly; only the 2-bit scales are stored beside. KV_O4    as KV_Q4 without the 2-bit scales: the sealed
- * blocks of o4. KV_Q2    2-bit codes, two fp16 scales per token: the old blocks of o2. KV_SINK  one token:
- * key [head_dim] after RoPE, value [head_dim], fp16.
- *
- * Code geometry. A page's codes are two small matrices of u-bit unsigned integers, laid out as the integer
- * dot product wants them, in tiles of 8 rows x 4 columns = 32 codes, one code a byte when expanded (row
- * major: byte 4*row + column): keys:   rows = tokens (8 tiles of 8), columns = channels (head_dim/4 quads)
- *   values: rows = channels (head_dim/8 tiles of 8), columns = tokens (16 quads)
- * Packed, 32 bytes hold two quads (4 bits: low nibble quad 2j, high nibble quad 2j+1) or four (2 bits: quad
- * 4j+i at bits 2i..2i+1). Order: [row tile][packed column group][32 bytes]. A page is: key codes, value
- * codes, scales (each scale array is fp16 [64], in the order named above).
- *
- * Grids. Mid-rise, no zero point: level = code - (2^b - 1)/2. With r = RMS of the transformed vector, code =
- * clamp(floor(x / (r * step_b)) + 2^(b-1), 0, 2^b - 1), step_4 = .3352 and step_2 = 3 * step_4 = 1.0056:
- * design 2.2 has .9957, whose distortion is the same to 1e-4, and with a factor of exactly 3 the 2-bit cell
- * boundaries are 4-bit cell boundaries: code2 = (code4 >= 5) + (code4 >= 8) + (code4 >= 11).
+ *            fp16. All blocks of format f16; the open (newest, incomplete) block of the others. The page of
+ *            (layer, head) stands at (layer * n_kv_heads + head) * page_bytes.
+ *   KV_PART0, KV_PART1, KV_PART2
+ *            the codes of a sealed block: what its format writes (kernels/kv_codec.h). Part 0 can be read
+ *            alone; each further part refines the ones before it. The newest blocks keep more parts than the
+ *            old ones, so growing old is giving a part back.
+ *   KV_SINK  one token: key [head_dim] after RoPE, value [head_dim], fp16.
  */
-enum { KV_BLOCK_TOKENS = 64 };
+enum { KV_BLOCK_TOKENS = 64, KV_FRAME_TOKENS = 256 };
 enum { KV_MAX_SINKS = 64, KV_MAX_HEAD_DIM = 256, KV_MAX_GROUP = 16 };
+enum { KV_CODE_GROUP = 16, KV_MAX_CODE_GROUPS = KV_MAX_HEAD_DIM / KV_CODE_GROUP, KV_MAX_PARTS = 3 };
 
-enum kv_kind { KV_F16, KV_Q4, KV_O4, KV_Q2, KV_SINK, KV_KINDS };
+enum kv_kind { KV_F16, KV_SINK, KV_PART0, KV_PART1, KV_PART2, KV_KINDS };
 
 struct kv_shape {
     int n_layers;
@@ -43,7 +33,7 @@ struct kv_shape {
     int head_dim; /* a multiple of 16, at most KV_MAX_HEAD_DIM */
 };
 
-/* The quantizer's tables for the whole model: data, so that calibration fills them and nothing else changes.
+/* The transforms of the coded formats for the whole model: data, so that calibration fills them.
    Until then: mean 0, transform = normalised Hadamard (Sylvester order, head_dim a power of two; otherwise
    blocks of the largest power of two that divides it). All arrays are fp32, owned by whoever made the struct.
  */
@@ -62,6 +52,7 @@ struct kv_tables {
     const float *rope_sin;
     const float *frame_cos; /* [n_frames][head_dim/2]: angles of f * F, computed in double */
     const float *frame_sin;
+    struct kv_mean_basis mean_basis; /* of the same angles */
     /* True while every transform is the plain normalised Hadamard of a power of two and the means are zero:
        kernels may then use the fast transform, whose results the reference defines (butterflies in order of
        stride 1, 2, 4..., then one multiplication by 1/sqrt(head_dim)). The three transforms are then NULL:
@@ -69,19 +60,17 @@ struct kv_tables {
     int is_hadamard;
 };
 
-/* Bytes of the page of one layer and head (for KV_SINK: of one token), and of a whole block (all layers and
- * heads). */
+/* Bytes of the page of one layer and head (of KV_SINK: of one token), and of all layers and heads. KV_F16 and
+   KV_SINK only; parts: kv_codec_part_bytes. */
 size_t kv_page_bytes(enum kv_kind kind, int head_dim);
 size_t kv_block_bytes(enum kv_kind kind, const struct kv_shape *shape);
 
-/* A block of one sequence as the kernels see it: up to three addresses, of layer 0, NULL where it has no such
-   part. Page of (layer, head): address + layer * layer_stride + head * page_bytes; layer_stride is n_kv_heads
-   * page_bytes except for f16 parts that live in per-step staging (f16_layer_stride = 0). */
+/* A block of one sequence as the kernels see it: addresses of layer 0, NULL where it has no such part.
+   f16_layer_stride is n_kv_heads * page_bytes, except for f16 parts that live in per-step staging (0). */
 struct kv_block_ref {
     char *f16;
     size_t f16_layer_stride;
-    char *coded; /* KV_Q4, KV_O4 or KV_Q2, as `coded_kind` says */
-    enum kv_kind coded_kind;
+    char *parts[KV_MAX_PARTS];
     uint64_t sink_mask; /* bit t: token t of this block is a sink; the coded pass skips it */
     char *const *sinks; /* one KV_SINK slot per set bit, lowest first */
 };
@@ -91,5 +80,14 @@ struct kv_block_ref {
 struct kv_tables *kv_tables_identity(const struct kv_shape *shape, int frame_tokens, int n_frames,
                                      const double *inv_freq);
 void kv_tables_free(struct kv_tables *tables);
+
+/* For whoever makes tables: their angles, in memory of kv_angles_count floats that lives as long as they do.
+ */
+size_t kv_angles_count(int head_dim, int frame_tokens, int n_frames);
+void kv_angles_fill(struct kv_tables *tables, int head_dim, int frame_tokens, int n_frames,
+                    const double *inv_freq, float *memory);
+/* The normalised Hadamard matrix [head_dim][head_dim]: Sylvester matrices of the largest power of two that
+   divides head_dim along the diagonal. */
+void kv_hadamard_fill(float *matrix, int head_dim);
 
 #endif

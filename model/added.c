@@ -88,11 +88,12 @@ void added_free(struct added *added)
 }
 
 /* The longest token that begins at text; -1: none. */
-static int32_t longest_match(const struct added *added, const char *text, size_t length, bool with_control,
-                             size_t *match_length)
+static int32_t longest_match(const struct added *added, const char *text, size_t length,
+                             const unsigned char *marks, bool with_control, size_t *match_length)
 {
     int32_t found = -1, node = 0;
     for (size_t i = 0; i < length; i++) {
+        with_control = with_control && (!marks || marks[i]);
         node = child_find(added, node, (unsigned char)text[i]);
         if (node == 0) break;
         const struct node *here = &added->nodes[node];
@@ -104,14 +105,15 @@ static int32_t longest_match(const struct added *added, const char *text, size_t
     return found;
 }
 
-int32_t added_find(const struct added *added, const char *text, size_t length, size_t from, bool with_control,
-                   size_t *at, size_t *match_length)
+int32_t added_find(const struct added *added, const char *text, size_t length, const unsigned char *marks,
+                   size_t from, bool with_control, size_t *at, size_t *match_length)
 {
     if (!with_control && !added->any_plain) return -1;
     const bool *first = with_control ? added->first_control : added->first_plain;
     for (size_t i = from; i < length; i++) {
         if (!first[(unsigned char)text[i]]) continue;
-        int32_t token = longest_match(added, text + i, length - i, with_control, match_length);
+        int32_t token =
+            longest_match(added, text + i, length - i, marks ? marks + i : NULL, with_control, match_length);
         if (token >= 0) {
             *at = i;
             return token;

@@ -18,8 +18,9 @@ enum err added_create(const struct vocabulary *vocabulary, struct added **out, s
 void added_free(struct added *added);
 
 /* The first added token at or after text + from: its place and length, and its id as the result; -1 when
-   there is none. User-defined tokens always count, control tokens only with_control. */
-int32_t added_find(const struct added *added, const char *text, size_t length, size_t from, bool with_control,
-                   size_t *at, size_t *match_length);
+   there is none. User-defined tokens always count, control tokens only with_control, and where there are
+   marks ([length], may be NULL) only those of whose bytes all are marked. */
+int32_t added_find(const struct added *added, const char *text, size_t length, const unsigned char *marks,
+                   size_t from, bool with_control, size_t *at, size_t *match_length);
 
 #endif

@@ -1,5 +1,6 @@
 #include "model/balance.h"
 
+#include "kernels/kv_page.h"
 #include "model/linalg.h"
 
 #include <math.h>
@@ -48,17 +49,17 @@ static void symmetric_product(int n, const double *outer, const double *inner, d
 /* In-place Hadamard of order 16 on rows g*16 .. g*16+15 of a [n][n], normalised. */
 static void group_hadamard(int n, double *a, int group)
 {
-    for (int stride = 1; stride < BALANCE_GROUP; stride *= 2)
-        for (int i = 0; i < BALANCE_GROUP; i++) {
+    for (int stride = 1; stride < KV_CODE_GROUP; stride *= 2)
+        for (int i = 0; i < KV_CODE_GROUP; i++) {
             if (i & stride) continue;
-            double *x = a + ((size_t)group * BALANCE_GROUP + i) * n, *y = x + (size_t)stride * n;
+            double *x = a + ((size_t)group * KV_CODE_GROUP + i) * n, *y = x + (size_t)stride * n;
             for (int c = 0; c < n; c++) {
                 double sum = x[c] + y[c], difference = x[c] - y[c];
                 x[c] = sum;
                 y[c] = difference;
             }
         }
-    for (int i = 0; i < BALANCE_GROUP * n; i++) a[(size_t)group * BALANCE_GROUP * n + i] *= .25;
+    for (int i = 0; i < KV_CODE_GROUP * n; i++) a[(size_t)group * KV_CODE_GROUP * n + i] *= .25;
 }
 
 /* rows of vectors reversed (largest eigenvalue first) times base: the rotated transform. */
@@ -72,14 +73,14 @@ static void rotate_descending(int n, const double *vectors, const double *base, 
 static void scale_groups(int n, double *key, double *query, const double *values, float *sigma,
                          float *key_out, float *query_out)
 {
-    for (int g = 0; g < n / BALANCE_GROUP; g++) {
+    for (int g = 0; g < n / KV_CODE_GROUP; g++) {
         double mean = 0;
-        for (int i = 0; i < BALANCE_GROUP; i++) mean += fmax(values[n - 1 - (g * BALANCE_GROUP + i)], 0);
-        double s = sqrt(mean / BALANCE_GROUP);
+        for (int i = 0; i < KV_CODE_GROUP; i++) mean += fmax(values[n - 1 - (g * KV_CODE_GROUP + i)], 0);
+        double s = sqrt(mean / KV_CODE_GROUP);
         sigma[g] = (float)s;
         group_hadamard(n, key, g);
         group_hadamard(n, query, g);
-        for (int i = g * BALANCE_GROUP * n; i < (g + 1) * BALANCE_GROUP * n; i++) {
+        for (int i = g * KV_CODE_GROUP * n; i < (g + 1) * KV_CODE_GROUP * n; i++) {
             key_out[i] = (float)(key[i] / s);
             query_out[i] = (float)(query[i] * s);
         }
@@ -116,61 +117,4 @@ enum err balance_solve(int n, double *key_cov, double *query_cov, float *key, fl
 out:
     free(memory);
     return err;
-}
-
-double balance_distortion(int bits)
-{
-    switch (bits) {
-    case 0:
-        return 1;
-    case 1:
-        return .3634;
-    case 2:
-        return .1188;
-    case 4:
-        return .01154;
-    case 8:
-        return .00009;
-    default:
-        return NAN;
-    }
-}
-
-struct bits_search {
-    int n_groups, n_choices;
-    const double *weight;
-    const int *choices;
-    int *trial, *best;
-    double best_cost;
-};
-
-static void bits_try(struct bits_search *search, int group, int left, double cost)
-{
-    if (group == search->n_groups) {
-        if (left == 0 && cost < search->best_cost) {
-            search->best_cost = cost;
-            memcpy(search->best, search->trial, (size_t)search->n_groups * sizeof *search->best);
-        }
-        return;
-    }
-    if (cost >= search->best_cost) return;
-    for (int i = 0; i < search->n_choices; i++) {
-        int bits = search->choices[i];
-        if (bits > left || (group > 0 && bits > search->trial[group - 1])) continue;
-        search->trial[group] = bits;
-        bits_try(search, group + 1, left - bits, cost + search->weight[group] * balance_distortion(bits));
-    }
-}
-
-enum err balance_bits(int n_groups, const double *weight, int total_bits, const int *choices, int n_choices,
-                      int *bits, struct err_info *info)
-{
-    int trial[64], best[64];
-    if (n_groups > 64) return err_set(info, ERR_INVALID, "%d groups of channels, at most 64", n_groups);
-    struct bits_search search = {n_groups, n_choices, weight, choices, trial, best, INFINITY};
-    bits_try(&search, 0, total_bits, 0);
-    if (search.best_cost == INFINITY)
-        return err_set(info, ERR_INVALID, "no pattern of %d groups has %d bits", n_groups, total_bits);
-    memcpy(bits, best, (size_t)n_groups * sizeof *bits);
-    return ERR_OK;
 }

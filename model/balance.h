@@ -15,20 +15,10 @@
  *   key:   z  = diag(1/sigma) Had16 U^T B    (k - mean)      rows of `key`
  *   query: q' = diag(sigma)   Had16 U^T B^-T q               rows of `query`,  so q'.z = q.(k - mean)
  */
-enum { BALANCE_GROUP = 16 };
 
 /* key_cov, query_cov [n][n], symmetric, destroyed; n a multiple of 16. Both get 1e-3 of their mean diagonal
    added. key, query [n][n]; sigma [n/16]. ERR_MEMORY, ERR_FORMAT (moments that are not finite). */
 enum err balance_solve(int n, double *key_cov, double *query_cov, float *key, float *query, float *sigma,
                        struct err_info *info);
-
-/* Bits per group out of {0,1,2,4,8}, non-increasing, sum = total_bits, that minimise sum_g weight[g] *
-   dist(bits[g]) (design 2.2, item 2); weight: mean of sigma_g^4 over layers and heads. ERR_INVALID when no
-   such pattern exists. */
-enum err balance_bits(int n_groups, const double *weight, int total_bits, const int *choices, int n_choices,
-                      int *bits, struct err_info *info);
-
-/* Mean squared error of the b-bit mid-rise grid on a unit Gaussian; 1 for b = 0. */
-double balance_distortion(int bits);
 
 #endif

@@ -10,7 +10,7 @@
  */
 struct workers;
 
-enum { CALIBRATE_FRAME_TOKENS = 256, CALIBRATE_SEQUENCE_TOKENS = 2048, CALIBRATE_SEQUENCES = 8 };
+enum { CALIBRATE_SEQUENCE_TOKENS = 2048, CALIBRATE_SEQUENCES = 8 };
 
 struct calibrate_options {
     struct backend *backend;

@@ -116,6 +116,17 @@ int32_t distribution_best(const struct distribution *distribution)
     return token;
 }
 
+/* One more, with a higher id than those before, for the k best of which there are n; how many there are then.
+ */
+static inline int best_insert(struct candidate *best, int n, int k, struct candidate candidate)
+{
+    if (n == k && !(candidate.logit > best[n - 1].logit)) return n;
+    int at = n < k ? n++ : n - 1;
+    for (; at > 0 && best[at - 1].logit < candidate.logit; at--) best[at] = best[at - 1];
+    best[at] = candidate;
+    return n;
+}
+
 int distribution_top(const struct distribution *distribution, int k, struct candidate *best)
 {
     int n = 0;
@@ -123,10 +134,8 @@ int distribution_top(const struct distribution *distribution, int k, struct cand
         if (n == k && !(distribution->block_max[block] > best[n - 1].logit)) continue;
         for (int32_t token = block_begin(block); token < block_end(distribution, block); token++) {
             float logit = clean(distribution->logits[token]);
-            if (logit == -INFINITY || (n == k && !(logit > best[n - 1].logit))) continue;
-            int at = n < k ? n++ : n - 1;
-            for (; at > 0 && best[at - 1].logit < logit; at--) best[at] = best[at - 1];
-            best[at] = (struct candidate){.logit = logit, .token = token};
+            if (logit == -INFINITY) continue;
+            n = best_insert(best, n, k, (struct candidate){.logit = logit, .token = token});
         }
     }
     return n;
@@ -179,6 +188,13 @@ void distribution_weigh(struct distribution *distribution, float temperature)
         distribution->block_mass[block] = mass;
         distribution->mass += mass;
     }
+}
+
+double distribution_log_sum(struct distribution *distribution, const float *logits)
+{
+    distribution_scan(distribution, logits);
+    distribution_weigh(distribution, 1);
+    return distribution->max + log(distribution->mass);
 }
 
 double distribution_weigh_candidates(struct distribution *distribution, float temperature)
@@ -393,4 +409,37 @@ int32_t distribution_draw_all(const struct distribution *distribution, double u)
         if (at > wanted) break;
     }
     return token;
+}
+
+/* ---- What was drawn from ---- */
+
+double distribution_drawn_mass(const struct distribution *distribution)
+{
+    if (distribution->n_candidates == 0) return distribution->mass;
+    double mass = 0;
+    for (int i = 0; i < distribution->n_candidates; i++) mass += (double)distribution->candidates[i].weight;
+    return mass;
+}
+
+float distribution_drawn_weight(const struct distribution *distribution, int32_t token)
+{
+    if (distribution->n_candidates == 0) return distribution->weights[token];
+    for (int i = 0; i < distribution->n_candidates; i++)
+        if (distribution->candidates[i].token == token) return distribution->candidates[i].weight;
+    return 0;
+}
+
+int distribution_drawn_top(const struct distribution *distribution, int k, struct candidate *best)
+{
+    int n = 0;
+    if (k <= 0) return 0;
+    if (distribution->n_candidates == 0) {
+        n = distribution_top(distribution, k, best);
+        for (int i = 0; i < n; i++) best[i].weight = distribution->weights[best[i].token];
+    } else {
+        for (int i = 0; i < distribution->n_candidates; i++)
+            n = best_insert(best, n, k, distribution->candidates[i]);
+    }
+    while (n > 0 && best[n - 1].weight == 0) n--;
+    return n;
 }

@@ -52,6 +52,9 @@ int distribution_top(const struct distribution *distribution, int k, struct cand
 
 /* weights, block_mass and mass at this temperature (> 0). */
 void distribution_weigh(struct distribution *distribution, float temperature);
+/* Scan and weigh logits at temperature 1: log of the sum of exp(logit). A logit less this is a log
+   probability. */
+double distribution_log_sum(struct distribution *distribution, const float *logits);
 
 /* Candidates become the tokens with logit >= threshold; without weights. */
 void distribution_gather(struct distribution *distribution, float threshold);
@@ -71,5 +74,12 @@ void distribution_keep_mass(struct distribution *distribution, double mass);
    the candidates, or of the whole row weighed. */
 int32_t distribution_draw_candidates(const struct distribution *distribution, double u);
 int32_t distribution_draw_all(const struct distribution *distribution, double u);
+
+/* What the last draw was made from, the candidates or, when there are none, the whole row weighed: the sum of
+   its weights, the weight of one token, and its best tokens, as distribution_top, but with weights, and
+   without those of no weight. */
+double distribution_drawn_mass(const struct distribution *distribution);
+float distribution_drawn_weight(const struct distribution *distribution, int32_t token);
+int distribution_drawn_top(const struct distribution *distribution, int k, struct candidate *best);
 
 #endif

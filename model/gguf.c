@@ -85,16 +85,22 @@ const struct gguf_tensor *gguf_tensor_find(const struct gguf *gguf, const char *
 
 /* --- opening ------ */
 
-/* Takes bytes over when they are mapped: gguf_close unmaps them, also when this fails. */
-static enum err open_bytes(const void *bytes, size_t length, bool mapped, struct gguf **out,
+static void memory_free(const void *bytes, size_t length, enum gguf_memory memory)
+{
+    if (memory == GGUF_MAPPED) munmap((void *)bytes, length);
+    if (memory == GGUF_OWNED) free((void *)bytes);
+}
+
+/* Takes bytes over unless they are borrowed, also when it fails. */
+static enum err open_bytes(const void *bytes, size_t length, enum gguf_memory memory, struct gguf **out,
                            struct err_info *info)
 {
     struct gguf *gguf = calloc(1, sizeof *gguf);
     if (!gguf) {
-        if (mapped) munmap((void *)bytes, length);
+        memory_free(bytes, length, memory);
         return err_set(info, ERR_MEMORY, "no memory for a GGUF file");
     }
-    *gguf = (struct gguf){.bytes = bytes, .length = length, .mapped = mapped};
+    *gguf = (struct gguf){.bytes = bytes, .length = length, .memory = memory};
     enum err err = gguf_header_parse(gguf, info);
     if (err) {
         gguf_close(gguf);
@@ -106,7 +112,12 @@ static enum err open_bytes(const void *bytes, size_t length, bool mapped, struct
 
 enum err gguf_open_memory(const void *bytes, size_t length, struct gguf **out, struct err_info *info)
 {
-    return open_bytes(bytes, length, false, out, info);
+    return open_bytes(bytes, length, GGUF_BORROWED, out, info);
+}
+
+enum err gguf_open_owned(void *bytes, size_t length, struct gguf **out, struct err_info *info)
+{
+    return open_bytes(bytes, length, GGUF_OWNED, out, info);
 }
 
 enum err gguf_open(const char *path, struct gguf **out, struct err_info *info)
@@ -133,7 +144,7 @@ enum err gguf_open(const char *path, struct gguf **out, struct err_info *info)
         err = err_set(info, ERR_IO, "cannot map %s: %s", path, strerror(errno));
         goto out;
     }
-    err = open_bytes(bytes, (size_t)status.st_size, true, out, info);
+    err = open_bytes(bytes, (size_t)status.st_size, GGUF_MAPPED, out, info);
 out:
     close(fd);
     return err;
@@ -146,13 +157,15 @@ void gguf_close(struct gguf *gguf)
     free(gguf->tensors);
     free(gguf->key_index.slots);
     free(gguf->tensor_index.slots);
-    if (gguf->mapped) munmap((void *)gguf->bytes, gguf->length);
+    memory_free(gguf->bytes, gguf->length, gguf->memory);
     free(gguf);
 }
 
-size_t gguf_file_bytes(const struct gguf *gguf)
+size_t gguf_tensor_bytes(const struct gguf *gguf)
 {
-    return gguf->length;
+    size_t bytes = 0;
+    for (size_t i = 0; i < gguf->n_tensors; i++) bytes += gguf->tensors[i].bytes;
+    return bytes;
 }
 
 void gguf_hash(const struct gguf *gguf, uint64_t hash[2])
@@ -165,7 +178,7 @@ void gguf_hash(const struct gguf *gguf, uint64_t hash[2])
 
 void gguf_release_pages(const struct gguf *gguf)
 {
-    if (gguf->mapped) madvise((void *)gguf->bytes, gguf->length, MADV_DONTNEED);
+    if (gguf->memory == GGUF_MAPPED) madvise((void *)gguf->bytes, gguf->length, MADV_DONTNEED);
 }
 
 size_t gguf_tensor_count(const struct gguf *gguf)

@@ -34,9 +34,12 @@ struct gguf_tensor {
 enum err gguf_open(const char *path, struct gguf **out, struct err_info *info);
 /* The same over memory that stays the caller's (tests, fuzzing). */
 enum err gguf_open_memory(const void *bytes, size_t length, struct gguf **out, struct err_info *info);
+/* The same over malloc'ed memory that it takes over, also when it fails. */
+enum err gguf_open_owned(void *bytes, size_t length, struct gguf **out, struct err_info *info);
 void gguf_close(struct gguf *gguf);
 
-size_t gguf_file_bytes(const struct gguf *gguf);
+/* Of all tensors' data, each counted whole. */
+size_t gguf_tensor_bytes(const struct gguf *gguf);
 /* xxHash128 of the whole file: what a calibration is tied to. Reads every page. */
 void gguf_hash(const struct gguf *gguf, uint64_t hash[2]);
 /* Tell the system that the mapping is not needed for now (after weights were rearranged). */

@@ -1,6 +1,7 @@
 #include "model/gguf_dump.h"
 
 #include "config/json.h"
+#include "config/utf8.h"
 #include "model/gguf_internal.h"
 
 #include <inttypes.h>
@@ -115,9 +116,7 @@ static size_t tensor_offset(const struct gguf *gguf, const struct gguf_tensor *t
 /* Characters, so that columns align whatever the alphabet; a name that is not UTF-8 only looks crooked. */
 static int name_width(struct gguf_string name)
 {
-    int width = 0;
-    for (size_t i = 0; i < name.length; i++) width += ((unsigned char)name.bytes[i] & 0xC0) != 0x80;
-    return width;
+    return (int)utf8_count(name.bytes, name.length);
 }
 
 /* A name without its quotes, padded to width. */

@@ -36,10 +36,12 @@ struct gguf_index {
     size_t n_slots;
 };
 
+enum gguf_memory { GGUF_BORROWED, GGUF_MAPPED, GGUF_OWNED };
+
 struct gguf {
     const uint8_t *bytes;
     size_t length;
-    bool mapped;
+    enum gguf_memory memory;
     struct gguf_key *keys;
     size_t n_keys;
     struct gguf_index key_index;

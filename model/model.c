@@ -40,15 +40,20 @@ static enum err scratch_create(struct model *model, struct err_info *info)
     s->cos = scratch_alloc(model, rows, (size_t)c->head_dim / 2);
     s->sin = scratch_alloc(model, rows, (size_t)c->head_dim / 2);
     s->logits = scratch_alloc(model, (size_t)model->max_logits, (size_t)c->n_vocab);
+    s->angles = malloc(rows * (size_t)c->head_dim * sizeof *s->angles);
+    const size_t logits = (size_t)model->max_logits * (size_t)c->n_vocab;
+    if (!model->backend->is_host) s->host_logits = malloc(logits * sizeof *s->host_logits);
     s->seal_blocks = calloc(rows, sizeof(*s->seal_blocks));
     s->seal_index = calloc(rows, sizeof *s->seal_index);
     size_t columns = wide > embd ? wide : embd;
     model->acts = model->backend->acts_create(model->backend, model->max_rows,
                                               (int)(ff > columns ? ff : columns), activation_bits(model));
     if (!s->x || !s->h || !s->halves || !s->cos || !s->sin || !s->logits || !s->seal_blocks ||
-        !s->seal_index || !model->acts) {
-        return err_set(info, ERR_MEMORY, "no memory for the activations of %d tokens (%zu bytes)",
-                       model->max_rows, s->bytes);
+        !s->seal_index || !s->angles || !(s->host_logits || model->backend->is_host) || !model->acts) {
+        return err_set_param(info, ERR_MEMORY, "max-batch-tokens",
+                             "no memory for the activations of %d tokens (%zu bytes); lower "
+                             "--max-batch-tokens",
+                             model->max_rows, s->bytes);
     }
     s->q = s->halves;
     s->mix = s->q + rows * wide;
@@ -66,9 +71,22 @@ static void scratch_free(struct model *model)
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         if (buffers[i]) model->backend->free(model->backend, buffers[i]);
     }
+    free(s->angles);
+    free(s->host_logits);
+    free(s->watched);
     free(s->seal_blocks);
     free(s->seal_index);
     if (model->acts) model->backend->acts_free(model->backend, model->acts);
+    model->acts = NULL;
+    *s = (struct model_scratch){0};
+}
+
+static enum err device_fill(struct model *model, const struct gguf *gguf, struct err_info *info)
+{
+    enum err err = model_weights_load(model, gguf, info);
+    if (!err) err = scratch_create(model, info);
+    if (!err) gguf_release_pages(gguf);
+    return err;
 }
 
 enum err model_load(const struct gguf *gguf, struct backend *backend, int max_rows, int max_logits,
@@ -90,10 +108,8 @@ enum err model_load(const struct gguf *gguf, struct backend *backend, int max_ro
     model->inv_freq = calloc((size_t)c->head_dim / 2, sizeof *model->inv_freq);
     err = model->inv_freq ? model_rope_read(gguf, c, model->inv_freq, info)
                           : err_set(info, ERR_MEMORY, "no memory for a model");
-    if (!err) err = model_weights_load(model, gguf, info);
-    if (!err) err = scratch_create(model, info);
+    if (!err) err = device_fill(model, gguf, info);
     if (err) goto out;
-    gguf_release_pages(gguf);
     log_info("model",
              "%lld parameters; the backend holds %zu bytes of weights and %zu of activations, which products "
              "take with %d bits",
@@ -106,11 +122,24 @@ out:
     return err;
 }
 
+void model_unload(struct model *model)
+{
+    scratch_free(model);
+    model_weights_free(model);
+}
+
+enum err model_reload(struct model *model, const struct gguf *gguf, struct err_info *info)
+{
+    assert(!model->layers && !model->acts);
+    enum err err = device_fill(model, gguf, info);
+    if (err) model_unload(model);
+    return err;
+}
+
 void model_free(struct model *model)
 {
     if (!model) return;
-    scratch_free(model);
-    model_weights_free(model);
+    model_unload(model);
     free(model->inv_freq);
     free(model);
 }

@@ -35,6 +35,11 @@ enum err model_config_read(const struct gguf *gguf, struct model_config *out, st
 enum err model_load(const struct gguf *gguf, struct backend *backend, int max_rows, int max_logits,
                     struct model **out, struct err_info *info);
 void model_free(struct model *model);
+/* After the device failed. Gives back what the model holds of it; what model_config and model_inv_freq gave
+   stays. Then, once the backend was restarted, from the same file: ERR_MEMORY, ERR_IO, and the model is
+   unloaded still. */
+void model_unload(struct model *model);
+enum err model_reload(struct model *model, const struct gguf *gguf, struct err_info *info);
 
 const struct model_config *model_config(const struct model *model);
 void model_kv_shape(const struct model *model, struct kv_shape *out);
@@ -44,19 +49,32 @@ const double *model_inv_freq(const struct model *model);
 size_t model_weight_bytes(const struct model *model);
 size_t model_scratch_bytes(const struct model *model);
 
+/* One layer's attention, all rows. */
+struct model_attention {
+    const float *x; /* [n_tokens][n_embd] what comes into the layer */
+    const float *q; /* [n_tokens][n_heads][head_dim] after RoPE */
+    const float *k; /* [n_tokens][n_kv_heads][head_dim] after RoPE */
+    const float *v; /* [n_tokens][n_kv_heads][head_dim] */
+    const float *o; /* [n_tokens][n_heads][head_dim] what the heads give */
+};
+
 struct model_batch {
     int n_tokens;          /* rows; at most max_rows */
     const int32_t *tokens; /* [n_tokens]; row r of a span has position span.first_pos + r - span.first_row */
     int n_spans;
-    const struct attention_span *spans; /* cover the rows in order, without gaps */
+    const struct attention_span *spans; /* cover the rows in order, without gaps; of up to KV_MAX_FORMATS
+                                           codecs */
     int n_logits;
-    const int32_t *logit_rows;      /* [n_logits] rows whose logits are wanted, increasing */
-    const struct kv_tables *tables; /* NULL when every span is all_f16 */
-    /* Sees every layer's queries [n_tokens][n_heads][head_dim] and keys [n_tokens][n_kv_heads][head_dim]
-       after RoPE, and values; for calibration. False ends the pass there, and no logits come. NULL: nobody
-       looks. */
-    bool (*tap)(void *context, int layer, const float *q, const float *k, const float *v);
+    const int32_t *logit_rows; /* [n_logits] rows whose logits are wanted, increasing */
+    /* Sees every layer's attention; for calibration. False ends the pass there, and no logits come. NULL:
+       nobody looks. */
+    bool (*tap)(void *context, int layer, const struct model_attention *attention);
     void *tap_context;
+    /* Called in every layer when its keys and values are stored and nobody has read them yet; hidden
+       [n_tokens][n_embd] is what entered the layer. For evaluations that change the pages. NULL: nobody does.
+     */
+    void (*stored)(void *context, int layer, const float *hidden);
+    void *stored_context;
 };
 
 /* Runs the batch: writes its keys and values into the spans' blocks, seals blocks that become complete

@@ -10,18 +10,26 @@
  * the queries read, so a query reads an older block of its own chunk in coded form exactly as it would have,
  * had the block been sealed steps ago.
  */
+#include "cache/format.h"
 #include "model/model_internal.h"
 
 #include <assert.h>
 #include <math.h>
-#include <string.h>
+#include <stdlib.h>
+
+/* Blocks of one format that the step completes: a run of the scratch's seal_blocks. */
+struct seals {
+    const struct kv_codec *codec;
+    int first, n;
+};
 
 /* The step's sizes, and what is the same in every layer. */
 struct step {
     struct model *model;
     const struct model_batch *batch;
     struct kv_shape shape;
-    int n_seals;
+    int n_codecs;
+    struct seals seals[KV_MAX_FORMATS];
 };
 
 /* cos and sin of every row's position times every frequency: in double, because a float product of position
@@ -29,31 +37,63 @@ struct step {
 static void rotate_angles(const struct step *step)
 {
     struct model_scratch *s = &step->model->scratch;
+    struct backend *backend = step->model->backend;
     const int half = step->shape.head_dim / 2;
+    const size_t n = (size_t)step->batch->n_tokens * (size_t)half;
     for (int i = 0; i < step->batch->n_spans; i++) {
         const struct attention_span *span = &step->batch->spans[i];
         for (int r = 0; r < span->n_rows; r++) {
             size_t at = (size_t)(span->first_row + r) * (size_t)half;
             for (int f = 0; f < half; f++) {
                 double angle = (double)(span->first_pos + r) * step->model->inv_freq[f];
-                s->cos[at + (size_t)f] = (float)cos(angle);
-                s->sin[at + (size_t)f] = (float)sin(angle);
+                s->angles[at + (size_t)f] = (float)cos(angle);
+                s->angles[n + at + (size_t)f] = (float)sin(angle);
             }
         }
     }
+    backend->upload(backend, s->cos, s->angles, n * sizeof *s->cos);
+    backend->upload(backend, s->sin, s->angles + n, n * sizeof *s->sin);
 }
 
-/* Blocks whose last token is in this step; format f16 has nothing to seal. */
+static int count_seals(const struct attention_span *span)
+{
+    return (span->first_pos + span->n_rows) / KV_BLOCK_TOKENS - span->first_pos / KV_BLOCK_TOKENS;
+}
+
+static struct seals *seals_of(struct step *step, const struct kv_codec *codec)
+{
+    int i = 0;
+    while (i < step->n_codecs && step->seals[i].codec != codec) i++;
+    if (i == step->n_codecs) {
+        assert(step->n_codecs < KV_MAX_FORMATS);
+        step->seals[step->n_codecs++] = (struct seals){.codec = codec};
+    }
+    return &step->seals[i];
+}
+
+/* Blocks whose last token is in this step, sorted by codec; format f16 has nothing to seal. */
 static void find_seals(struct step *step)
 {
     struct model_scratch *s = &step->model->scratch;
-    for (int i = 0; i < step->batch->n_spans; i++) {
-        const struct attention_span *span = &step->batch->spans[i];
-        if (span->all_f16) continue;
-        int end = (span->first_pos + span->n_rows) / KV_BLOCK_TOKENS;
-        for (int b = span->first_pos / KV_BLOCK_TOKENS; b < end; b++) {
-            s->seal_blocks[step->n_seals] = &span->blocks[b];
-            s->seal_index[step->n_seals++] = b;
+    const struct model_batch *batch = step->batch;
+    for (int i = 0; i < batch->n_spans; i++) {
+        int n = count_seals(&batch->spans[i]);
+        if (batch->spans[i].codec && n > 0) seals_of(step, batch->spans[i].codec)->n += n;
+    }
+    for (int i = 0, first = 0; i < step->n_codecs; i++) {
+        struct seals *seals = &step->seals[i];
+        seals->first = first;
+        first += seals->n;
+        seals->n = 0;
+    }
+    for (int i = 0; i < batch->n_spans; i++) {
+        const struct attention_span *span = &batch->spans[i];
+        int begin = span->first_pos / KV_BLOCK_TOKENS, end = begin + count_seals(span);
+        if (!span->codec || begin == end) continue;
+        struct seals *seals = seals_of(step, span->codec);
+        for (int b = begin; b < end; b++) {
+            s->seal_blocks[seals->first + seals->n] = &span->blocks[b];
+            s->seal_index[seals->first + seals->n++] = b;
         }
     }
 }
@@ -68,7 +108,6 @@ static void check_batch(const struct step *step)
         const struct attention_span *span = &batch->spans[i];
         assert(span->first_row == row && span->n_rows > 0 && span->first_pos >= 0);
         assert(span->n_blocks > (span->first_pos + span->n_rows - 1) / KV_BLOCK_TOKENS);
-        assert(span->all_f16 || batch->tables);
         row += span->n_rows;
     }
     assert(row == batch->n_tokens);
@@ -96,16 +135,17 @@ static void store_layer(const struct step *step, int index)
         .v = s->v,
     };
     backend->kv_store(backend, &store);
-    if (step->n_seals == 0) return;
-    struct kv_seal_args seal = {
-        .shape = &step->shape,
-        .tables = step->batch->tables,
-        .layer = index,
-        .n_blocks = step->n_seals,
-        .blocks = s->seal_blocks,
-        .block_index = s->seal_index,
-    };
-    backend->kv_seal(backend, &seal);
+    for (int i = 0; i < step->n_codecs; i++) {
+        const struct seals *seals = &step->seals[i];
+        struct kv_seal_args seal = {
+            .codec = seals->codec,
+            .layer = index,
+            .n_blocks = seals->n,
+            .blocks = s->seal_blocks + seals->first,
+            .block_index = s->seal_index + seals->first,
+        };
+        backend->kv_seal(backend, &seal);
+    }
 }
 
 /* x -> q, k, v after RoPE, all rows. */
@@ -130,7 +170,6 @@ static void attend_layer(const struct step *step, int index)
     struct backend *backend = step->model->backend;
     struct attention_args args = {
         .shape = &step->shape,
-        .tables = step->batch->tables,
         .layer = index,
         .scale = (float)(1 / sqrt(step->shape.head_dim)),
         .n_spans = step->batch->n_spans,
@@ -163,12 +202,59 @@ static void mix_layer(const struct step *step, const struct model_layer *layer, 
 }
 
 /* Move the wanted rows of a matrix to its front; rows are increasing, so nothing is overwritten too early. */
-static void keep_rows(float *matrix, int width, const int32_t *rows, int n)
+static void keep_rows(struct backend *backend, float *matrix, int width, const int32_t *rows, int n)
 {
     for (int i = 0; i < n; i++) {
         float *to = matrix + (size_t)i * (size_t)width;
-        memmove(to, matrix + (size_t)rows[i] * (size_t)width, (size_t)width * sizeof *to);
+        if (rows[i] == i) continue;
+        backend->copy(backend, to, matrix + (size_t)rows[i] * (size_t)width, (size_t)width * sizeof *to);
     }
+}
+
+/* ---- those who look ---- */
+
+/* n floats of the backend where the host can read them, `at` floats into the room for what is watched. */
+static const float *watch(const struct step *step, const float *memory, size_t at, size_t n)
+{
+    struct model *model = step->model;
+    struct backend *backend = model->backend;
+    if (backend->is_host) return memory;
+    backend->download(backend, model->scratch.watched + at, memory, n * sizeof *memory);
+    return model->scratch.watched + at;
+}
+
+/* Room for all that a tap sees of a layer. */
+static bool watch_prepare(const struct step *step)
+{
+    struct model *model = step->model;
+    const struct model_config *c = &model->config;
+    size_t heads = 2 * (size_t)(c->n_heads + c->n_kv_heads) * (size_t)c->head_dim;
+    size_t n = (size_t)model->max_rows * ((size_t)c->n_embd + heads);
+    if (model->backend->is_host || model->scratch.watched) return true;
+    model->scratch.watched = malloc(n * sizeof(float));
+    return model->scratch.watched != NULL;
+}
+
+static bool tap_layer(const struct step *step, int index)
+{
+    const struct model_batch *batch = step->batch;
+    const struct model_scratch *s = &step->model->scratch;
+    const size_t n = (size_t)batch->n_tokens, n_embd = n * (size_t)step->model->config.n_embd;
+    const size_t n_q = n * (size_t)step->shape.n_heads * (size_t)step->shape.head_dim;
+    const size_t n_kv = n * (size_t)step->shape.n_kv_heads * (size_t)step->shape.head_dim;
+    if (!watch_prepare(step)) return false;
+    struct model_attention attention = {
+        watch(step, s->x, 0, n_embd), watch(step, s->q, n_embd, n_q), watch(step, s->k, n_embd + n_q, n_kv),
+        watch(step, s->v, n_embd + n_q + n_kv, n_kv), watch(step, s->mix, n_embd + n_q + 2 * n_kv, n_q)};
+    return batch->tap(batch->tap_context, index, &attention);
+}
+
+static void stored_layer(const struct step *step, int index)
+{
+    const struct model_batch *batch = step->batch;
+    const size_t n = (size_t)batch->n_tokens * (size_t)step->model->config.n_embd;
+    if (!watch_prepare(step)) return;
+    batch->stored(batch->stored_context, index, watch(step, step->model->scratch.x, 0, n));
 }
 
 void model_forward(struct model *model, const struct model_batch *batch, const float **logits)
@@ -181,23 +267,30 @@ void model_forward(struct model *model, const struct model_batch *batch, const f
     check_batch(&step);
     rotate_angles(&step);
     find_seals(&step);
-    *logits = s->logits;
+    *logits = backend->is_host ? s->logits : s->host_logits;
+    if (backend->step_begin) backend->step_begin(backend, batch->n_spans, batch->spans);
 
     backend->gather(backend, model->embd, batch->tokens, batch->n_tokens, s->x);
     for (int i = 0; i < c->n_layers; i++) {
         const bool last = i == c->n_layers - 1;
         project_layer(&step, &model->layers[i]);
-        if (batch->tap && !batch->tap(batch->tap_context, i, s->q, s->k, s->v)) return;
         store_layer(&step, i);
-        if (last && batch->n_logits == 0) return;
+        if (batch->stored) stored_layer(&step, i);
+        if (last && batch->n_logits == 0 && !batch->tap) return;
         attend_layer(&step, i);
+        if (batch->tap && !tap_layer(&step, i)) return;
+        if (last && batch->n_logits == 0) return;
         if (last) {
-            keep_rows(s->x, c->n_embd, batch->logit_rows, batch->n_logits);
-            keep_rows(s->mix, c->n_heads * c->head_dim, batch->logit_rows, batch->n_logits);
+            keep_rows(backend, s->x, c->n_embd, batch->logit_rows, batch->n_logits);
+            keep_rows(backend, s->mix, c->n_heads * c->head_dim, batch->logit_rows, batch->n_logits);
         }
         mix_layer(&step, &model->layers[i], last ? batch->n_logits : batch->n_tokens);
     }
     backend->rmsnorm(backend, s->x, model->output_norm, c->rms_eps, batch->n_logits, c->n_embd, s->h);
     backend->prepare(backend, s->h, batch->n_logits, c->n_embd, model->acts);
     backend->matmul(backend, model->output, model->acts, NULL, s->logits);
+    if (!backend->is_host) {
+        size_t n = (size_t)batch->n_logits * (size_t)c->n_vocab;
+        backend->download(backend, s->host_logits, s->logits, n * sizeof *s->logits);
+    }
 }

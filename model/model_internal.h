@@ -19,6 +19,10 @@ struct model_scratch {
     float *gate, *up; /* [max_rows][n_ff] */
     float *cos, *sin; /* [max_rows][head_dim / 2] */
     float *logits;    /* [max_logits][n_vocab] */
+    float *angles;    /* of the host: cos, then sin, as they are computed */
+    /* Of the host, where the backend's memory is not: the logits; what a tap or an evaluation looks at, made
+       when the first one does. */
+    float *host_logits, *watched;
     const struct kv_block_ref **seal_blocks; /* [max_rows] blocks that this step completes */
     int32_t *seal_index;                     /* [max_rows] their place in their sequences */
     size_t bytes;

@@ -20,6 +20,8 @@ struct loader {
     int32_t *order_q; /* row orders, NULL for archs whose rows stand as the kernels want them */
     int32_t *order_k;
     float *vector; /* next free place in model->vectors */
+    float
+        *vectors; /* the same memory, or where the backend's is not the host's, what goes there at the end */
 };
 
 static const struct gguf_tensor *find_tensor(struct loader *loader, const char *name)
@@ -94,10 +96,10 @@ static enum err load_vector(struct loader *loader, const char *name, int n, cons
         return err_set_param(loader->info, ERR_FORMAT, name, "tensor '%s': a vector of type %s; F32 expected",
                              name, dtype_name(tensor->dtype));
     }
+    float *vector = loader->vectors + (loader->vector - loader->model->vectors);
     for (int i = 0; i < n; i++) {
         int row = row_order ? row_order[i] : i;
-        dtype_to_f32(tensor->dtype, (const char *)tensor->data + (size_t)row * element, 1,
-                     &loader->vector[i]);
+        dtype_to_f32(tensor->dtype, (const char *)tensor->data + (size_t)row * element, 1, &vector[i]);
     }
     *out = loader->vector;
     loader->vector += n;
@@ -206,14 +208,17 @@ static enum err loader_create(struct loader *loader)
     model->layers = calloc((size_t)c->n_layers, sizeof *model->layers);
     loader->used = calloc(gguf_tensor_count(loader->gguf), sizeof *loader->used);
     loader->vector = model->vectors;
+    loader->vectors = model->backend->is_host ? model->vectors : malloc(model->vector_bytes);
     bool permuted = strcmp(c->arch, "llama") == 0;
     if (permuted) {
         loader->order_q = row_order_create(c->n_heads, c->head_dim);
         loader->order_k = row_order_create(c->n_kv_heads, c->head_dim);
     }
-    if (!model->vectors || !model->layers || !loader->used ||
+    if (!model->vectors || !loader->vectors || !model->layers || !loader->used ||
         (permuted && !(loader->order_q && loader->order_k))) {
-        return err_set(loader->info, ERR_MEMORY, "no memory for the weights of %d layers", c->n_layers);
+        return err_set(loader->info, ERR_MEMORY,
+                       "no memory for the weights of %d layers; a smaller model is needed, or more memory",
+                       c->n_layers);
     }
     return ERR_OK;
 }
@@ -232,6 +237,10 @@ enum err model_weights_load(struct model *model, const struct gguf *gguf, struct
         }
     }
     if (!err) err = check_unused(&loader);
+    if (!model->backend->is_host) {
+        if (!err) model->backend->upload(model->backend, model->vectors, loader.vectors, model->vector_bytes);
+        free(loader.vectors);
+    }
     free(loader.used);
     free(loader.order_q);
     free(loader.order_k);
@@ -255,4 +264,9 @@ void model_weights_free(struct model *model)
     weight_free(model, model->embd);
     if (model->vectors) model->backend->free(model->backend, model->vectors);
     free(model->layers);
+    model->layers = NULL;
+    model->embd = model->output = NULL;
+    model->output_norm = NULL;
+    model->vectors = NULL;
+    model->vector_bytes = 0;
 }

@@ -15,7 +15,7 @@ static const uint32_t SEEN = 1u << 31;
 
 struct sampler {
     struct distribution distribution;
-    float *logits;   /* [n_vocab] the row with bias and penalties */
+    float *logits;   /* [n_vocab] the row with bias, penalties and mask */
     uint32_t *marks; /* [n_vocab] zero between draws: SEEN, and how often in the output */
 };
 
@@ -104,13 +104,55 @@ static void penalize(struct sampler *sampler, const struct sampler_params *param
     }
 }
 
-/* The row with bias and penalties; logits itself when there are none. */
+/* ---- Mask ---- */
+
+/* to [n] becomes from, with minus infinity for what is not allowed; they may be the same. On the bits of
+   floats, four at a time, because that becomes vector instructions everywhere. */
+static void word_mask(float *to, const float *from, uint32_t word)
+{
+    static const uint32_t keep[16][4] = {
+#define LANES(b)                                                                                             \
+    {b & 1 ? UINT32_MAX : 0, b & 2 ? UINT32_MAX : 0, b & 4 ? UINT32_MAX : 0, b & 8 ? UINT32_MAX : 0}
+        LANES(0), LANES(1), LANES(2),  LANES(3),  LANES(4),  LANES(5),  LANES(6),  LANES(7),
+        LANES(8), LANES(9), LANES(10), LANES(11), LANES(12), LANES(13), LANES(14), LANES(15)};
+#undef LANES
+    static const uint32_t impossible = 0xFF800000; /* minus infinity */
+    for (int i = 0; i < 32; i += 4) {
+        uint32_t bits[4];
+        memcpy(bits, from + i, sizeof bits);
+        for (int l = 0; l < 4; l++) {
+            uint32_t mask = keep[word >> i & 15][l];
+            bits[l] = (bits[l] & mask) | (impossible & ~mask);
+        }
+        memcpy(to + i, bits, sizeof bits);
+    }
+}
+
+static void row_mask(float *to, const float *from, const uint32_t *allowed, int n)
+{
+    int whole = n & ~31;
+    for (int begin = 0; begin < whole; begin += 32) word_mask(to + begin, from + begin, allowed[begin >> 5]);
+    for (int i = whole; i < n; i++) to[i] = allowed[i >> 5] >> (i & 31) & 1 ? from[i] : -INFINITY;
+}
+
+static int32_t mask_first(const uint32_t *allowed, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (allowed[i >> 5] >> (i & 31) & 1) return i;
+    return 0;
+}
+
+/* The row with bias, penalties and mask; logits itself when there are none. */
 static const float *row_adjust(struct sampler *sampler, const struct sampler_params *params,
-                               const float *logits, const int32_t *prompt, int n_prompt,
-                               const int32_t *output, int n_output)
+                               const float *logits, const uint32_t *allowed, const int32_t *prompt,
+                               int n_prompt, const int32_t *output, int n_output)
 {
     bool penalized = is_penalized(params) && n_prompt + n_output > 0;
-    if (params->n_bias == 0 && !penalized) return logits;
+    if (params->n_bias == 0 && !penalized) {
+        if (!allowed) return logits;
+        row_mask(sampler->logits, logits, allowed, sampler->distribution.n);
+        return sampler->logits;
+    }
     memcpy(sampler->logits, logits, (size_t)sampler->distribution.n * sizeof *logits);
     for (int i = 0; i < params->n_bias; i++) {
         int32_t token = params->bias[i].token;
@@ -122,6 +164,7 @@ static const float *row_adjust(struct sampler *sampler, const struct sampler_par
         penalize(sampler, params, prompt, n_prompt);
         penalize(sampler, params, output, n_output);
     }
+    if (allowed) row_mask(sampler->logits, sampler->logits, allowed, sampler->distribution.n);
     return sampler->logits;
 }
 
@@ -151,25 +194,55 @@ static int32_t row_draw(struct distribution *distribution, const struct sampler_
     return distribution_draw_candidates(distribution, u);
 }
 
+/* Logprobs of what the token was drawn from, which is as the draw left it. */
+static void drawn_take(const struct distribution *distribution, const struct sampler_params *params,
+                       struct sampler_result *out)
+{
+    struct candidate best[SAMPLER_MAX_LOGPROBS];
+    bool possible = distribution->max != -INFINITY;
+    int k = params->n_logprobs < SAMPLER_MAX_LOGPROBS ? params->n_logprobs : SAMPLER_MAX_LOGPROBS;
+    out->logprob = possible ? 0 : -INFINITY;
+    if (!possible) return;
+    if (!(params->temperature >= GREEDY_BELOW)) {
+        out->n_top = k > 0;
+        out->top_token[0] = out->token;
+        out->top_logprob[0] = 0;
+        return;
+    }
+    double log_mass = log(distribution_drawn_mass(distribution));
+    out->logprob = (float)(log((double)distribution_drawn_weight(distribution, out->token)) - log_mass);
+    out->n_top = distribution_drawn_top(distribution, k, best);
+    for (int i = 0; i < out->n_top; i++) {
+        out->top_token[i] = best[i].token;
+        out->top_logprob[i] = (float)(log((double)best[i].weight) - log_mass);
+    }
+}
+
 void sampler_draw(struct sampler *sampler, const struct sampler_params *params, const float *logits,
-                  const int32_t *prompt, int n_prompt, const int32_t *output, int n_output,
-                  struct sampler_result *out)
+                  const uint32_t *allowed, const int32_t *prompt, int n_prompt, const int32_t *output,
+                  int n_output, struct sampler_result *out)
 {
     struct distribution *distribution = &sampler->distribution;
     out->logprob = 0;
     out->n_top = 0;
-    const float *row = row_adjust(sampler, params, logits, prompt, n_prompt, output, n_output);
+    const float *row = row_adjust(sampler, params, logits, allowed, prompt, n_prompt, output, n_output);
     struct reference reference = {0};
-    if (params->n_logprobs >= 0) {
+    bool own = params->n_logprobs >= 0 && !params->drawn_logprobs;
+    if (own) {
         distribution_scan(distribution, logits);
         reference = reference_take(distribution, params->n_logprobs, out);
     }
-    if (params->n_logprobs < 0 || row != logits) distribution_scan(distribution, row);
-    if (!(params->temperature >= GREEDY_BELOW) || distribution->max == -INFINITY)
+    if (!own || row != logits) distribution_scan(distribution, row);
+    if (distribution->max == -INFINITY)
+        out->token = allowed ? mask_first(allowed, distribution->n) : 0;
+    else if (!(params->temperature >= GREEDY_BELOW))
         out->token = distribution_best(distribution);
     else
         out->token = row_draw(distribution, params, philox_uniform(params->seed, (uint64_t)n_output));
-    if (params->n_logprobs >= 0) out->logprob = logprob(&reference, logits[out->token]);
+    if (own)
+        out->logprob = logprob(&reference, logits[out->token]);
+    else if (params->n_logprobs >= 0)
+        drawn_take(distribution, params, out);
 }
 
 void sampler_score(struct sampler *sampler, int n_logprobs, const float *logits, int32_t token,

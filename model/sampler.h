@@ -9,8 +9,9 @@
 
 /*
  * From logits to a token. Order, as vLLM and OpenAI's API have it: logit_bias, then penalties (repetition,
- * presence, frequency), then temperature, then min_p, top_k, top_p on the tempered distribution, then one
- * draw. temperature 0 (or anything below 1e-5) is greedy: the largest logit, lowest id among equals.
+ * presence, frequency), then the mask of a grammar, then temperature, then min_p, top_k, top_p on the
+ * tempered distribution, then one draw. temperature 0 (or anything below 1e-5) is greedy: the largest logit,
+ * lowest id among equals.
  *
  * min_p keeps tokens at least min_p times as likely as the likeliest; top_k exactly k tokens, the lower ids
  * among equals; top_p the smallest set of likeliest tokens that holds that share of what min_p and top_k
@@ -44,11 +45,14 @@ struct sampler_params {
     const struct sampler_bias *bias;
     int n_bias;
     int n_logprobs; /* -1: none wanted; 0: the chosen token's only; up to SAMPLER_MAX_LOGPROBS alternatives */
+    bool
+        drawn_logprobs; /* those of the distribution that the draw is made from, instead of the model's own */
 };
 
 struct sampler_result {
     int32_t token;
-    float logprob; /* of the model's own distribution (before bias, penalties and temperature), like OpenAI's;
+    float logprob; /* of the model's own distribution (before bias, penalties and temperature), like OpenAI's,
+                      or with drawn_logprobs of what is left of it in the end, where greedy choice is certain;
                       0 when none is wanted, minus infinity for a token whose logit is */
     int n_top;
     int32_t top_token[SAMPLER_MAX_LOGPROBS]; /* largest first */
@@ -60,11 +64,15 @@ struct sampler;
 struct sampler *sampler_create(int n_vocab);
 void sampler_free(struct sampler *sampler);
 
-/* prompt and output: the sequence's tokens so far (for penalties; ids outside the vocabulary do not count).
+/* allowed: NULL, or a bit for each token, t & 31 of allowed[t >> 5]: the others are impossible, whatever bias
+   and penalties say, and the draw is made among those that are left; when none of them is possible the result
+   is the lowest of them, or token 0 when there are none. Logprobs and alternatives are those of the whole row
+   all the same.
+   prompt and output: the sequence's tokens so far (for penalties; ids outside the vocabulary do not count).
    The draw is number n_output. logits [n_vocab] is not changed. Allocates nothing. */
 void sampler_draw(struct sampler *sampler, const struct sampler_params *params, const float *logits,
-                  const int32_t *prompt, int n_prompt, const int32_t *output, int n_output,
-                  struct sampler_result *out);
+                  const uint32_t *allowed, const int32_t *prompt, int n_prompt, const int32_t *output,
+                  int n_output, struct sampler_result *out);
 /* Logprob of a given token and its n_logprobs alternatives, for echoing a prompt's logprobs. */
 void sampler_score(struct sampler *sampler, int n_logprobs, const float *logits, int32_t token,
                    struct sampler_result *out);

@@ -22,6 +22,9 @@ struct head_sums {
     double *offset_weight; /* [frame] sum w */
     double *values;        /* [head_dim] sum w v */
     double value_weight;
+    double key_harm;
+    /* Values by what reads them, u = w |W|^2 / head_dim: sum u, sum u v, sum u |v|^2. */
+    double harm_weight, *harm_values, harm_squares;
     int n_sequences;
 };
 
@@ -32,6 +35,10 @@ struct head_share {
     float *query_cov;    /* [head_dim][head_dim] */
     float *scores;       /* [KV_BLOCK_TOKENS][stride] */
     float *rows;         /* [max_tokens][head_dim] */
+    float *harm_weight;  /* [max_tokens] of the whole group, in the group's first share */
+    float *values;       /* [max_tokens][head_dim + 2]: v, v^T gram v, 1 */
+    float *moved;        /* [KV_BLOCK_TOKENS][head_dim + 2]: sums of P^2 times these */
+    double key_harm;
 };
 
 struct statistics {
@@ -46,8 +53,7 @@ struct statistics {
 
 struct add_call {
     struct statistics *statistics;
-    int layer, n_tokens;
-    const float *q, *k, *v;
+    struct statistics_layer in;
 };
 
 static enum err statistics_allocate(struct statistics *s, struct err_info *info)
@@ -57,8 +63,8 @@ static enum err statistics_allocate(struct statistics *s, struct err_info *info)
            F = (size_t)s->options.frame_tokens;
     size_t heads = (size_t)shape->n_layers * (size_t)shape->n_kv_heads, n_heads = (size_t)shape->n_heads;
     size_t S = (T + LANES - 1) / LANES * LANES;
-    size_t share_floats = 2 * T + D * D + KV_BLOCK_TOKENS * S + T * D,
-           head_doubles = 2 * D * D + F * D + F + D;
+    size_t share_floats = 3 * T + D * D + KV_BLOCK_TOKENS * S + T * D + (T + KV_BLOCK_TOKENS) * (D + 2),
+           head_doubles = 2 * D * D + F * D + F + 2 * D;
     s->stride = (int)S;
     s->sums = calloc(heads, sizeof *s->sums);
     s->shares = calloc(n_heads, sizeof *s->shares);
@@ -79,6 +85,7 @@ static enum err statistics_allocate(struct statistics *s, struct err_info *info)
         sums->offset_keys = sums->query_cov + D * D;
         sums->offset_weight = sums->offset_keys + F * D;
         sums->values = sums->offset_weight + F;
+        sums->harm_values = sums->values + D;
     }
     for (size_t i = 0; i < n_heads; i++, next += share_floats) {
         struct head_share *share = &s->shares[i];
@@ -87,6 +94,9 @@ static enum err statistics_allocate(struct statistics *s, struct err_info *info)
         share->query_cov = share->value_weight + T;
         share->scores = share->query_cov + D * D;
         share->rows = share->scores + KV_BLOCK_TOKENS * S;
+        share->harm_weight = share->rows + T * D;
+        share->values = share->harm_weight + T;
+        share->moved = share->values + T * (D + 2);
     }
     return ERR_OK;
 }
@@ -139,7 +149,7 @@ static void rotate(const struct statistics *s, const float *x, int position, int
 
 static int rows_of_block(const struct add_call *call, int block)
 {
-    int left = call->n_tokens - block * KV_BLOCK_TOKENS;
+    int left = call->in.n_tokens - block * KV_BLOCK_TOKENS;
     return left < KV_BLOCK_TOKENS ? left : KV_BLOCK_TOKENS;
 }
 
@@ -193,8 +203,8 @@ static void block_attention(const struct add_call *call, int head, int block, fl
     int first = block * KV_BLOCK_TOKENS, rows = rows_of_block(call, block), D = shape->head_dim;
     int kv_head = head / (shape->n_heads / shape->n_kv_heads), stride = call->statistics->stride;
     linalg_gemm_f32(false, true, rows, first + rows, D, 1 / sqrtf((float)D),
-                    call->q + ((size_t)first * shape->n_heads + head) * D, shape->n_heads * D,
-                    call->k + (size_t)kv_head * D, shape->n_kv_heads * D, 0, scores, stride);
+                    call->in.q + ((size_t)first * shape->n_heads + head) * D, shape->n_heads * D,
+                    call->in.k + (size_t)kv_head * D, shape->n_kv_heads * D, 0, scores, stride);
     for (int r = 0; r < rows; r++) {
         float *row = scores + (size_t)r * stride;
         scale[r] = 1 / row_exp(row, first + r + 1);
@@ -202,8 +212,9 @@ static void block_attention(const struct add_call *call, int head, int block, fl
     }
 }
 
-/* Adds one row's weights to the n keys of a frame (n a multiple of LANES); returns the query's. */
-static float row_add(const float *restrict row, float scale, int n, float *restrict key_weight,
+/* Adds one row's weights to the n keys of a frame (n a multiple of LANES); returns the query's. The row
+   becomes P^2. */
+static float row_add(float *restrict row, float scale, int n, float *restrict key_weight,
                      float *restrict value_weight)
 {
     float masses[LANES] = {0}, mass = 0;
@@ -214,9 +225,53 @@ static float row_add(const float *restrict row, float scale, int n, float *restr
             masses[i] += z;
             key_weight[t + i] += z;
             value_weight[t + i] += p * p;
+            row[t + i] = p * p;
         }
     for (int i = 0; i < LANES; i++) mass += masses[i];
     return mass;
+}
+
+static const float *gram_of(const struct add_call *call, int head)
+{
+    size_t D = (size_t)call->statistics->options.shape.head_dim;
+    return call->in.gram + (size_t)head * D * D;
+}
+
+static void values_fill(const struct add_call *call, int head, struct head_share *share)
+{
+    const struct kv_shape *shape = &call->statistics->options.shape;
+    int D = shape->head_dim, ld = shape->n_kv_heads * D, n = call->in.n_tokens;
+    const float *v = call->in.v + (size_t)(head / (shape->n_heads / shape->n_kv_heads)) * D;
+    linalg_gemm_f32(false, false, n, D, D, 1, v, ld, gram_of(call, head), D, 0, share->rows, D);
+    for (int t = 0; t < n; t++) {
+        float *out = share->values + (size_t)t * (D + 2), square = 0;
+        for (int c = 0; c < D; c++) {
+            out[c] = v[(size_t)t * ld + c];
+            square += out[c] * share->rows[(size_t)t * D + c];
+        }
+        out[D] = square;
+        out[D + 1] = 1;
+    }
+}
+
+/* The block's scores have become P^2. With G = gram, sum P^2 (v - o)^T G (v - o) = sum P^2 v^T G v + (G o)^T
+   (o sum P^2 - 2 sum P^2 v). */
+static void harm_add(const struct add_call *call, int head, int block, struct head_share *share)
+{
+    const struct statistics *s = call->statistics;
+    int first = block * KV_BLOCK_TOKENS, rows = rows_of_block(call, block), D = s->options.shape.head_dim;
+    int ld = s->options.shape.n_heads * D;
+    const float *o = call->in.o + (size_t)first * ld + (size_t)head * D;
+    linalg_gemm_f32(false, false, rows, D + 2, first, 1, share->scores, s->stride, share->values, D + 2, 0,
+                    share->moved, D + 2);
+    linalg_gemm_f32(false, false, rows, D, D, 1, o, ld, gram_of(call, head), D, 0, share->rows, D);
+    for (int r = 0; r < rows; r++) {
+        const float *moved = share->moved + (size_t)r * (D + 2), *turned = share->rows + (size_t)r * D;
+        double harm = moved[D];
+        for (int c = 0; c < D; c++)
+            harm += (double)turned[c] * (moved[D + 1] * o[(size_t)r * ld + c] - 2 * moved[c]);
+        share->key_harm += harm;
+    }
 }
 
 static void block_add(const struct add_call *call, int head, int block, struct head_share *share)
@@ -231,11 +286,12 @@ static void block_add(const struct add_call *call, int head, int block, struct h
         for (int r = 0; r < rows; r++) {
             float mass = row_add(share->scores + (size_t)r * s->stride + begin, scale[r], end - begin,
                                  share->key_weight + begin, share->value_weight + begin);
-            const float *q = call->q + ((size_t)(first + r) * s->options.shape.n_heads + head) * D;
+            const float *q = call->in.q + ((size_t)(first + r) * s->options.shape.n_heads + head) * D;
             rotate(s, q, begin, -1, sqrtf(mass), share->rows + (size_t)r * D);
         }
         linalg_gemm_f32(true, false, D, D, rows, 1, share->rows, D, share->rows, D, 1, share->query_cov, D);
     }
+    harm_add(call, head, block, share);
 }
 
 static void item_query_head(void *context, int head, int worker)
@@ -244,10 +300,12 @@ static void item_query_head(void *context, int head, int worker)
     struct add_call *call = context;
     struct head_share *share = &call->statistics->shares[head];
     size_t D = (size_t)call->statistics->options.shape.head_dim;
-    memset(share->key_weight, 0, (size_t)call->n_tokens * sizeof(float));
-    memset(share->value_weight, 0, (size_t)call->n_tokens * sizeof(float));
+    memset(share->key_weight, 0, (size_t)call->in.n_tokens * sizeof(float));
+    memset(share->value_weight, 0, (size_t)call->in.n_tokens * sizeof(float));
     memset(share->query_cov, 0, D * D * sizeof(float));
-    for (int block = 1; block * KV_BLOCK_TOKENS < call->n_tokens; block++)
+    share->key_harm = 0;
+    values_fill(call, head, share);
+    for (int block = 1; block * KV_BLOCK_TOKENS < call->in.n_tokens; block++)
         block_add(call, head, block, share);
 }
 
@@ -257,13 +315,20 @@ static struct head_share *group_merge(const struct add_call *call, int kv_head, 
     const struct kv_shape *shape = &call->statistics->options.shape;
     int group = shape->n_heads / shape->n_kv_heads, square = shape->head_dim * shape->head_dim;
     struct head_share *first = &call->statistics->shares[kv_head * group];
+    memset(first->harm_weight, 0, (size_t)call->in.n_tokens * sizeof(float));
     for (int g = 0; g < group; g++) {
         const struct head_share *share = first + g;
+        const float *gram = gram_of(call, kv_head * group + g);
+        float trace = 0;
+        for (int c = 0; c < shape->head_dim; c++) trace += gram[c * shape->head_dim + c];
         for (int i = 0; i < square; i++) sums->query_cov[i] += share->query_cov[i];
-        for (int t = 0; g > 0 && t < call->n_tokens; t++) {
+        for (int t = 0; t < call->in.n_tokens; t++)
+            first->harm_weight[t] += trace / (float)shape->head_dim * share->value_weight[t];
+        for (int t = 0; g > 0 && t < call->in.n_tokens; t++) {
             first->key_weight[t] += share->key_weight[t];
             first->value_weight[t] += share->value_weight[t];
         }
+        sums->key_harm += share->key_harm;
     }
     return first;
 }
@@ -273,9 +338,9 @@ static void center_set(const struct add_call *call, int kv_head, const float *we
     const struct statistics *s = call->statistics;
     int D = s->options.shape.head_dim;
     double total = 0, mean[KV_MAX_HEAD_DIM] = {0};
-    for (int t = 0; t < call->n_tokens; t++) {
+    for (int t = 0; t < call->in.n_tokens; t++) {
         float key[KV_MAX_HEAD_DIM];
-        rotate(s, call->k + ((size_t)t * s->options.shape.n_kv_heads + kv_head) * D, t, -1, 1, key);
+        rotate(s, call->in.k + ((size_t)t * s->options.shape.n_kv_heads + kv_head) * D, t, -1, 1, key);
         for (int c = 0; c < D; c++) mean[c] += (double)weight[t] * key[c];
         total += weight[t];
     }
@@ -289,33 +354,37 @@ static void item_kv_head(void *context, int kv_head, int worker)
     struct statistics *s = call->statistics;
     const struct kv_shape *shape = &s->options.shape;
     int D = shape->head_dim;
-    struct head_sums *sums = &s->sums[call->layer * shape->n_kv_heads + kv_head];
+    struct head_sums *sums = &s->sums[call->in.layer * shape->n_kv_heads + kv_head];
     struct head_share *share = group_merge(call, kv_head, sums);
     if (sums->n_sequences++ == 0) center_set(call, kv_head, share->key_weight, sums->center);
-    for (int t = 0; t < call->n_tokens; t++) {
+    for (int t = 0; t < call->in.n_tokens; t++) {
         size_t at = ((size_t)t * shape->n_kv_heads + kv_head) * D;
         float key[KV_MAX_HEAD_DIM];
         double weight = share->key_weight[t], value_weight = share->value_weight[t];
+        double harm_weight = share->harm_weight[t];
         int offset = t % s->options.frame_tokens;
-        rotate(s, call->k + at, t, -1, 1, key);
+        rotate(s, call->in.k + at, t, -1, 1, key);
         for (int c = 0; c < D; c++) {
             key[c] -= sums->center[c];
             sums->offset_keys[(size_t)offset * D + c] += weight * key[c];
-            sums->values[c] += value_weight * call->v[at + c];
+            sums->values[c] += value_weight * call->in.v[at + c];
+            sums->harm_values[c] += harm_weight * call->in.v[at + c];
+            sums->harm_squares += harm_weight * call->in.v[at + c] * call->in.v[at + c];
         }
+        sums->harm_weight += harm_weight;
         sums->offset_weight[offset] += weight;
         sums->value_weight += value_weight;
         rotate(s, key, offset, 1, sqrtf(share->key_weight[t]), share->rows + (size_t)t * D);
     }
-    linalg_gemm_f32(true, false, D, D, call->n_tokens, 1, share->rows, D, share->rows, D, 0, share->query_cov,
-                    D);
+    linalg_gemm_f32(true, false, D, D, call->in.n_tokens, 1, share->rows, D, share->rows, D, 0,
+                    share->query_cov, D);
     for (int i = 0; i < D * D; i++) sums->key_cov[i] += share->query_cov[i];
 }
 
-void statistics_add(struct statistics *statistics, struct workers *workers, int layer, int n_tokens,
-                    const float *q, const float *k, const float *v)
+void statistics_add(struct statistics *statistics, struct workers *workers,
+                    const struct statistics_layer *layer)
 {
-    struct add_call call = {statistics, layer, n_tokens, q, k, v};
+    struct add_call call = {statistics, *layer};
     workers_run(workers, statistics->options.shape.n_heads, item_query_head, &call);
     workers_run(workers, statistics->options.shape.n_kv_heads, item_kv_head, &call);
 }
@@ -339,8 +408,8 @@ static void cov_shift(const struct statistics *s, const struct head_sums *sums, 
     }
 }
 
-enum err statistics_head(const struct statistics *statistics, int layer, int kv_head, double *key_mean,
-                         double *value_mean, double *key_cov, double *query_cov, struct err_info *info)
+enum err statistics_head(const struct statistics *statistics, int layer, int kv_head,
+                         struct statistics_moments *out, struct err_info *info)
 {
     const struct kv_shape *shape = &statistics->options.shape;
     const struct head_sums *sums = &statistics->sums[layer * shape->n_kv_heads + kv_head];
@@ -356,16 +425,20 @@ enum err statistics_head(const struct statistics *statistics, int layer, int kv_
             info, ERR_FORMAT,
             "calibration: layer %d, KV head %d: no key is read quantized, or attention is not finite", layer,
             kv_head);
+    out->key_harm = sums->key_harm;
+    out->value_harm = sums->harm_squares;
     for (int c = 0; c < D; c++) {
         shift[c] = (float)(shift_sum[c] / weight);
-        key_mean[c] = sums->center[c] + shift_sum[c] / weight;
-        value_mean[c] = sums->values[c] / sums->value_weight;
+        out->key_mean[c] = sums->center[c] + shift_sum[c] / weight;
+        out->value_mean[c] = sums->values[c] / sums->value_weight;
+        out->value_harm +=
+            out->value_mean[c] * (sums->harm_weight * out->value_mean[c] - 2 * sums->harm_values[c]);
     }
-    memcpy(key_cov, sums->key_cov, (size_t)D * D * sizeof *key_cov);
-    cov_shift(statistics, sums, shift, key_cov);
+    memcpy(out->key_cov, sums->key_cov, (size_t)D * D * sizeof *out->key_cov);
+    cov_shift(statistics, sums, shift, out->key_cov);
     for (int i = 0; i < D * D; i++) {
-        key_cov[i] /= weight;
-        query_cov[i] = sums->query_cov[i] / weight;
+        out->key_cov[i] /= weight;
+        out->query_cov[i] = sums->query_cov[i] / weight;
     }
     return ERR_OK;
 }

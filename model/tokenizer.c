@@ -198,6 +198,11 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t token)
     return type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
 }
 
+bool tokenizer_is_unused(const struct tokenizer *tokenizer, int32_t token)
+{
+    return is_token(tokenizer, token) && vocabulary_type(tokenizer->vocabulary, token) == TOKEN_UNUSED;
+}
+
 const char *tokenizer_bytes(const struct tokenizer *tokenizer, int32_t token, size_t *length)
 {
     if (is_token(tokenizer, token)) return vocabulary_bytes(tokenizer->vocabulary, token, length);
@@ -299,12 +304,13 @@ static bool bytes_encode(struct encoder *encoder, const char *bytes, size_t leng
     return true;
 }
 
-static bool all_encode(struct encoder *encoder, const char *text, size_t length, bool parse_special)
+static bool all_encode(struct encoder *encoder, const char *text, size_t length, const unsigned char *marks,
+                       bool parse_special)
 {
     const struct added *added = encoder->tokenizer->added;
     for (size_t done = 0; done < length;) {
         size_t at = length, match_length = 0;
-        int32_t token = added_find(added, text, length, done, parse_special, &at, &match_length);
+        int32_t token = added_find(added, text, length, marks, done, parse_special, &at, &match_length);
         if (at > done && !bytes_encode(encoder, text + done, at - done)) return false;
         if (token >= 0 && !token_append(encoder, token)) return false;
         done = at + match_length;
@@ -312,9 +318,9 @@ static bool all_encode(struct encoder *encoder, const char *text, size_t length,
     return true;
 }
 
-enum err tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
-                          bool add_special, bool parse_special, size_t max_tokens, int32_t **tokens,
-                          size_t *n, struct err_info *info)
+static enum err encode(const struct tokenizer *tokenizer, const char *text, size_t length,
+                       const unsigned char *marks, bool add_special, bool parse_special, size_t max_tokens,
+                       int32_t **tokens, size_t *n, struct err_info *info)
 {
     if (length > LONGEST_TEXT)
         return err_set(info, ERR_LIMIT, "the text has %zu bytes, more than %d", length, LONGEST_TEXT);
@@ -322,7 +328,7 @@ enum err tokenizer_encode(const struct tokenizer *tokenizer, const char *text, s
     nfc_init(&encoder.nfc);
     bool done = pretokenizer_walk_open(&encoder.walk, tokenizer->pretokenizer) && tokens_reserve(&encoder, 1);
     if (done && add_special && tokenizer->adds_bos) done = token_append(&encoder, tokenizer->bos);
-    done = done && all_encode(&encoder, text, length, parse_special);
+    done = done && all_encode(&encoder, text, length, marks, parse_special);
     pretokenizer_walk_close(&encoder.walk);
     nfc_free(&encoder.nfc);
     merges_scratch_free(&encoder.scratch);
@@ -334,4 +340,18 @@ enum err tokenizer_encode(const struct tokenizer *tokenizer, const char *text, s
     free(encoder.tokens);
     if (encoder.too_many) return err_set(info, ERR_LIMIT, "the text has more than %zu tokens", max_tokens);
     return err_set(info, ERR_MEMORY, "no memory to encode %zu bytes", length);
+}
+
+enum err tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
+                          bool add_special, bool parse_special, size_t max_tokens, int32_t **tokens,
+                          size_t *n, struct err_info *info)
+{
+    return encode(tokenizer, text, length, NULL, add_special, parse_special, max_tokens, tokens, n, info);
+}
+
+enum err tokenizer_encode_marked(const struct tokenizer *tokenizer, const char *text, size_t length,
+                                 const unsigned char *marks, bool add_special, size_t max_tokens,
+                                 int32_t **tokens, size_t *n, struct err_info *info)
+{
+    return encode(tokenizer, text, length, marks, add_special, true, max_tokens, tokens, n, info);
 }

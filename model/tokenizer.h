@@ -27,6 +27,8 @@ int tokenizer_eos(const struct tokenizer *tokenizer); /* -1: none */
 bool tokenizer_is_end(const struct tokenizer *tokenizer, int32_t token);
 /* Control tokens (special): their text is not shown unless asked for. */
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t token);
+/* Places in the vocabulary that no text gives (padding). */
+bool tokenizer_is_unused(const struct tokenizer *tokenizer, int32_t token);
 
 /* Encode length bytes of UTF-8 (invalid bytes are encoded as they are, byte by byte; a byte that the
    vocabulary has no token for, as SmolLM2's lacks 0x04 and twenty more, is dropped). add_special: put BOS
@@ -37,6 +39,12 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t token);
 enum err tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
                           bool add_special, bool parse_special, size_t max_tokens, int32_t **tokens,
                           size_t *n, struct err_info *info);
+
+/* The same for text of two origins: control tokens are found only where all their bytes have a mark other
+   than 0, and elsewhere they are ordinary text. marks: [length]. */
+enum err tokenizer_encode_marked(const struct tokenizer *tokenizer, const char *text, size_t length,
+                                 const unsigned char *marks, bool add_special, size_t max_tokens,
+                                 int32_t **tokens, size_t *n, struct err_info *info);
 
 /* The raw bytes of one token (byte-level decoding undone): may be part of a UTF-8 sequence. Valid as long as
    the tokenizer. Special tokens give their text. An id outside the vocabulary gives length 0. */

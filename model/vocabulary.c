@@ -21,16 +21,22 @@ struct vocabulary {
     size_t n_slots;            /* a power of two */
 };
 
-/* GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others get U+0100 and on, in order.
-   byte_of[character] is the byte or -1. (Radford et al. 2019, bytes_to_unicode in encoder.py.) */
-static void alphabet_fill(int16_t byte_of[ALPHABET])
+void vocabulary_alphabet(uint16_t out[256])
 {
-    memset(byte_of, 0xFF, ALPHABET * sizeof *byte_of);
     int next = 0x100;
     for (int byte = 0; byte < 256; byte++) {
         bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-        byte_of[printable ? byte : next++] = (int16_t)byte;
+        out[byte] = (uint16_t)(printable ? byte : next++);
     }
+}
+
+/* The other way: byte_of[character] is the byte or -1. */
+static void alphabet_fill(int16_t byte_of[ALPHABET])
+{
+    uint16_t alphabet[256];
+    vocabulary_alphabet(alphabet);
+    memset(byte_of, 0xFF, ALPHABET * sizeof *byte_of);
+    for (int byte = 0; byte < 256; byte++) byte_of[alphabet[byte]] = (int16_t)byte;
 }
 
 /* Undo the alphabet into bytes (room for length); the number of bytes, or -1 when a character is not of the

@@ -24,6 +24,10 @@ enum token_type {
     TOKEN_BYTE = 6,
 };
 
+/* GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others get U+0100 and on, in order.
+   out: the character of each byte. (Radford et al. 2019, bytes_to_unicode in encoder.py.) */
+void vocabulary_alphabet(uint16_t out[256]);
+
 struct vocabulary;
 
 /* From tokenizer.ggml.tokens and tokenizer.ggml.token_type (all normal when missing). ERR_FORMAT names the

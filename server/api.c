@@ -2,15 +2,24 @@
 
 #include "config/buf.h"
 #include "config/version.h"
+#include "server/api_info.h"
+#include "server/api_sequences.h"
 #include "server/api_tokens.h"
+#include "server/chat.h"
 #include "server/completions.h"
+#include "server/engine.h"
+#include "server/infill.h"
+#include "server/messages.h"
+#include "server/native.h"
+#include "server/openapi.h"
+#include "server/responses.h"
+#include "server/web.h"
 
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Replies with what out holds and frees it. */
-static void reply_json(struct http_call *call, struct buf *out)
+void api_reply(struct http_call *call, struct buf *out)
 {
     if (out->failed)
         http_fail(call, 500, NULL, NULL, "no memory for the reply");
@@ -43,7 +52,7 @@ bool api_body(const struct api *api, struct http_call *call, struct json **out)
 
 bool api_has_model(const struct api *api, struct http_call *call, const char *model)
 {
-    if (!model || !model[0] || strcmp(model, api->model_name) == 0) return true;
+    if (api->any_model || !model || !model[0] || strcmp(model, api->model_name) == 0) return true;
     http_fail(call, 404, "model", "model_not_found",
               "the model '%.200s' does not exist; this server has '%.200s'", model, api->model_name);
     return false;
@@ -67,9 +76,17 @@ void api_fail(struct http_call *call, const struct err_info *info, int retry_aft
         status = 429;
         code = "server_busy";
         break;
+    case ERR_TIMEOUT:
+        status = 504;
+        code = "timeout";
+        break;
     case ERR_CLOSED:
         status = 503;
         code = "shutting_down";
+        break;
+    case ERR_DEVICE:
+        status = 503;
+        code = "device_failed";
         break;
     default:
         break;
@@ -89,10 +106,16 @@ static void handle_health(struct http_call *call, void *context)
     const struct api *api = context;
     static const char *const names[] = {"loading", "ok", "draining"};
     enum api_state state = (enum api_state)atomic_load(&api->state);
+    const char *name = names[state];
     char body[64];
-    int n = snprintf(body, sizeof(body), "{\"status\":\"%s\"}", names[state]);
-    if (state != API_READY) http_reply_header(call, "Retry-After", "2");
-    http_reply(call, state == API_READY ? 200 : 503, "application/json", body, (size_t)n);
+    if (state == API_READY) {
+        static const char *const of_engine[] = {"ok", "restarting", "failed"};
+        name = of_engine[engine_state(api->engine)];
+    }
+    bool good = strcmp(name, "ok") == 0;
+    int n = snprintf(body, sizeof(body), "{\"status\":\"%s\"}", name);
+    if (!good) http_reply_header(call, "Retry-After", "2");
+    http_reply(call, good ? 200 : 503, "application/json", body, (size_t)n);
 }
 
 static void handle_metrics(struct http_call *call, void *context)
@@ -137,7 +160,7 @@ static void handle_models(struct http_call *call, void *context)
     buf_text(&out, "{\"object\":\"list\",\"data\":[");
     print_model(&out, api);
     buf_text(&out, "]}");
-    reply_json(call, &out);
+    api_reply(call, &out);
 }
 
 static void handle_model(struct http_call *call, void *context)
@@ -148,35 +171,47 @@ static void handle_model(struct http_call *call, void *context)
     struct buf out;
     buf_init(&out, 1 << 16);
     print_model(&out, api);
-    reply_json(call, &out);
-}
-
-/* What llama-server's clients read from it. */
-static void handle_props(struct http_call *call, void *context)
-{
-    const struct api *api = context;
-    if (!api_ready(api, call)) return;
-    struct buf out;
-    buf_init(&out, 1 << 16);
-    buf_printf(&out, "{\"default_generation_settings\":{\"n_ctx\":%d},\"total_slots\":%d,\"model_alias\":",
-               api->ctx_size, api->parallel);
-    json_write_text(&out, api->model_name);
-    buf_text(&out, ",\"model_path\":");
-    json_write_text(&out, api->model_path);
-    buf_printf(&out, ",\"kv_format\":\"%s\",\"build_info\":\"octavo %s\"}", kv_format_name(api->kv_format),
-               OCTAVO_VERSION);
-    reply_json(call, &out);
+    api_reply(call, &out);
 }
 
 const struct http_route api_routes[] = {
+    {.method = "GET", .path = "/", .open = true, .handle = web_handle},
+    {.method = "GET", .path = "/favicon.ico", .open = true, .handle = web_handle},
+    {.method = "GET", .path = "/web/page.css", .open = true, .handle = web_handle},
+    {.method = "GET", .path = "/web/cache.js", .open = true, .handle = web_handle},
+    {.method = "GET", .path = "/web/chat.js", .open = true, .handle = web_handle},
     {.method = "GET", .path = "/health", .open = true, .handle = handle_health},
     {.method = "GET", .path = "/metrics", .handle = handle_metrics},
+    {.method = "GET", .path = "/openapi.json", .open = true, .handle = openapi_handle},
     {.method = "GET", .path = "/version", .handle = handle_version},
-    {.method = "GET", .path = "/props", .handle = handle_props},
+    {.method = "GET", .path = "/v1/health", .open = true, .handle = handle_health},
+    {.method = "GET", .path = "/props", .handle = api_info_props},
+    {.method = "GET", .path = "/slots", .handle = api_sequences_slots},
+    {.method = "GET", .path = "/v1/octavo/sequences", .handle = api_sequences},
+    {.method = "GET", .path = "/tokenizer_info", .handle = api_info_tokenizer},
+    {.method = "GET", .path = "/models", .handle = handle_models},
     {.method = "GET", .path = "/v1/models", .handle = handle_models},
     {.method = "GET", .path = "/v1/models/", .prefix = true, .handle = handle_model},
     {.method = "POST", .path = "/v1/completions", .handle = completions_handle},
+    {.method = "POST", .path = "/v1/chat/completions", .handle = chat_handle},
+    {.method = "POST", .path = "/chat/completions", .handle = chat_handle},
+    {.method = "POST", .path = "/v1/chat/completions/input_tokens", .handle = chat_handle_count},
+    {.method = "POST", .path = "/chat/completions/input_tokens", .handle = chat_handle_count},
+    {.method = "POST", .path = "/v1/responses/input_tokens", .handle = responses_handle_count},
+    {.method = "POST", .path = "/responses/input_tokens", .handle = responses_handle_count},
+    {.method = "POST", .path = "/v1/responses", .handle = responses_handle},
+    {.method = "POST", .path = "/responses", .handle = responses_handle},
+    {.method = "POST", .path = "/v1/messages", .errors = API_ERROR_ANTHROPIC, .handle = messages_handle},
+    {.method = "POST",
+     .path = "/v1/messages/count_tokens",
+     .errors = API_ERROR_ANTHROPIC,
+     .handle = messages_handle_count},
+    {.method = "POST", .path = "/completion", .handle = native_handle},
+    {.method = "POST", .path = "/completions", .handle = native_handle},
+    {.method = "POST", .path = "/infill", .handle = infill_handle},
+    {.method = "POST", .path = "/apply-template", .handle = chat_handle_template},
     {.method = "POST", .path = "/tokenize", .handle = api_tokenize},
     {.method = "POST", .path = "/detokenize", .handle = api_detokenize},
+    {.method = "POST", .path = "/v1/embeddings", .handle = api_info_embeddings},
 };
 const int api_n_routes = sizeof(api_routes) / sizeof(api_routes[0]);

@@ -4,10 +4,15 @@
 struct buf;
 
 /*
- * OpenAI's error object: {"error":{"message":...,"type":...,"param":...,"code":...}}. The type follows from
- * the status (400: invalid_request_error, 429: rate_limit_error ...). param and code may be NULL or empty:
- * null.
+ * Error bodies. The type follows from the status (400: invalid_request_error, 429: rate_limit_error ...).
  */
-void api_error_print(struct buf *out, int status, const char *message, const char *param, const char *code);
+enum api_error_shape {
+    API_ERROR_OPENAI,    /* {"error":{"message":...,"type":...,"param":...,"code":...}} */
+    API_ERROR_ANTHROPIC, /* {"type":"error","error":{"type":...,"message":...}} */
+};
+
+/* param and code may be NULL or empty: null. */
+void api_error_print(struct buf *out, enum api_error_shape shape, int status, const char *message,
+                     const char *param, const char *code);
 
 #endif

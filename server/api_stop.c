@@ -46,6 +46,15 @@ size_t api_stop_feed(const struct api_stop *stop, struct api_stop_scan *scan, co
     return 0;
 }
 
+const struct api_stop_string *api_stop_found(const struct api_stop *stop, const struct api_stop_scan *scan)
+{
+    const struct api_stop_string *found = NULL;
+    for (int s = 0; s < stop->n; s++)
+        if (scan->state[s] == stop->strings[s].length && (!found || found->length < scan->state[s]))
+            found = &stop->strings[s];
+    return found;
+}
+
 size_t api_stop_held(const struct api_stop *stop, const struct api_stop_scan *scan)
 {
     size_t held = 0;

@@ -40,6 +40,8 @@ enum err api_stop_add(struct api_stop *stop, struct arena *arena, const char *te
    with its last one, and its length is returned (the longest of those that end there); 0 when none is. */
 size_t api_stop_feed(const struct api_stop *stop, struct api_stop_scan *scan, const char *text, size_t length,
                      size_t *end);
+/* The string that api_stop_feed found last; NULL when none was. */
+const struct api_stop_string *api_stop_found(const struct api_stop *stop, const struct api_stop_scan *scan);
 /* Bytes at the end of the text that may be the start of a stop string. */
 size_t api_stop_held(const struct api_stop *stop, const struct api_stop_scan *scan);
 

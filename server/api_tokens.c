@@ -4,6 +4,7 @@
 #include "config/utf8.h"
 #include "server/api.h"
 #include "server/api_field.h"
+#include "server/chat.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,16 @@ struct tokenize_params {
     bool add_special, parse_special, with_pieces;
 };
 
-static enum err parse_tokenize(const struct json *body, struct tokenize_params *out, struct err_info *info)
+/* Of no use here, but its type is checked all the same. */
+static enum err check_model(const struct json *body, struct err_info *info)
+{
+    const char *model = NULL;
+    return api_field_string(body, "model", &model, info);
+}
+
+/* chat: the text is what the template makes of messages. */
+static enum err parse_tokenize(const struct json *body, bool chat, struct tokenize_params *out,
+                               struct err_info *info)
 {
     if (json_type(body) != JSON_OBJECT)
         return err_set(info, ERR_INVALID, "the request must be a JSON object, not %s",
@@ -24,12 +34,14 @@ static enum err parse_tokenize(const struct json *body, struct tokenize_params *
     *out = (struct tokenize_params){.vllm = !text, .add_special = !text, .parse_special = true};
     const char *name = text ? "content" : "prompt";
     if (!text) text = api_field_given(body, "prompt");
-    if (!text) return err_set_param(info, ERR_INVALID, "content", "content (or prompt) is missing");
-    if (json_type(text) != JSON_STRING)
+    if (!text && !chat)
+        return err_set_param(info, ERR_INVALID, "content", "content (or prompt, or messages) is missing");
+    if (text && json_type(text) != JSON_STRING)
         return err_set_param(info, ERR_INVALID, name, "%s must be a string, not %s", name,
                              json_type_name(json_type(text)));
-    out->text = json_string(text, &out->length);
-    enum err err = api_field_bool(body, "add_special", &out->add_special, info);
+    if (text) out->text = json_string(text, &out->length);
+    enum err err = check_model(body, info);
+    if (err == ERR_OK) err = api_field_bool(body, "add_special", &out->add_special, info);
     if (err == ERR_OK) err = api_field_bool(body, "add_special_tokens", &out->add_special, info);
     if (err == ERR_OK) err = api_field_bool(body, "parse_special", &out->parse_special, info);
     if (err == ERR_OK) err = api_field_bool(body, "with_pieces", &out->with_pieces, info);
@@ -77,15 +89,6 @@ static void print_tokens(struct buf *out, const struct api *api, const struct to
     buf_text(out, "}");
 }
 
-static void reply_text(struct http_call *call, struct buf *out)
-{
-    if (out->failed)
-        http_fail(call, 500, NULL, NULL, "no memory for the reply");
-    else
-        http_reply(call, 200, "application/json", out->data, out->length);
-    buf_free(out);
-}
-
 void api_tokenize(struct http_call *call, void *context)
 {
     const struct api *api = context;
@@ -95,8 +98,11 @@ void api_tokenize(struct http_call *call, void *context)
     struct err_info info;
     int32_t *tokens = NULL;
     size_t n = 0;
-    enum err err = parse_tokenize(body, &params, &info);
-    if (err == ERR_OK)
+    bool chat = json_get(body, "messages") != NULL;
+    enum err err = parse_tokenize(body, chat, &params, &info);
+    if (err == ERR_OK && chat)
+        err = chat_tokens(api, body, SIZE_MAX / sizeof(int32_t), NULL, &tokens, &n, &info);
+    else if (err == ERR_OK)
         err = tokenizer_encode(api->tokenizer, params.text, params.length, params.add_special,
                                params.parse_special, SIZE_MAX / sizeof(int32_t), &tokens, &n, &info);
     if (err != ERR_OK) {
@@ -105,7 +111,7 @@ void api_tokenize(struct http_call *call, void *context)
         struct buf out;
         buf_init(&out, SIZE_MAX);
         print_tokens(&out, api, &params, tokens, n);
-        reply_text(call, &out);
+        api_reply(call, &out);
     }
     free(tokens);
     json_free(body);
@@ -116,6 +122,8 @@ static enum err print_text(const struct api *api, const struct json *body, struc
                            struct err_info *info)
 {
     const struct json *tokens = api_field_given(body, "tokens");
+    enum err err = check_model(body, info);
+    if (err != ERR_OK) return err;
     if (!tokens) return err_set_param(info, ERR_INVALID, "tokens", "tokens is missing");
     if (json_type(tokens) != JSON_ARRAY)
         return err_set_param(info, ERR_INVALID, "tokens", "tokens must be an array of token ids, not %s",
@@ -127,7 +135,7 @@ static enum err print_text(const struct api *api, const struct json *body, struc
         char place[32];
         snprintf(place, sizeof(place), "tokens[%zu]", i);
         int32_t token;
-        enum err err = api_field_token(item, place, n_vocab, &token, info);
+        err = api_field_token(item, place, n_vocab, &token, info);
         if (err != ERR_OK) return err;
         detokenizer_push(&detokenizer, api->tokenizer, token, false, out);
     }
@@ -154,7 +162,7 @@ void api_detokenize(struct http_call *call, void *context)
         buf_text(&out, ",\"prompt\":");
         json_write_string(&out, text.data, text.length);
         buf_text(&out, "}");
-        reply_text(call, &out);
+        api_reply(call, &out);
     }
     buf_free(&text);
     json_free(body);

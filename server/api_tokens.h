@@ -8,6 +8,7 @@ struct http_call;
  *
  *   {"content", "add_special": false, "parse_special": true, "with_pieces": false} -> {"tokens"}
  *   {"prompt", "add_special_tokens": true}          -> {"tokens", "count", "max_model_len"}
+ *   {"messages", as for a chat}                     -> the same
  *   {"tokens"}                                      -> {"content", "prompt"}, the same text twice
  */
 void api_tokenize(struct http_call *call, void *context);

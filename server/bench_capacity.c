@@ -1,11 +1,14 @@
+#include "server/bench_capacity.h"
+#include "cache/format.h"
 #include "cache/policy.h"
 #include "config/json.h"
 #include "config/option.h"
+#include "config/option_rows.h"
 #include "model/model.h"
 #include "server/bench.h"
 #include "server/bench_load.h"
 #include "server/bench_process.h"
-#include "server/bench_sampler.h"
+#include "server/model_source.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -13,17 +16,12 @@
 /*
  * `octavo bench capacity`: how many sequences run at once in each KV format when the pool has the same bytes.
  * For each format a server of our own gets more requests than fit, and its /metrics tell how many of them ran
- * at once. The arithmetic stands beside what was seen.
+ * at once. The arithmetic stands beside what was seen: it is the server's own (/props), because how many
+ * bytes a format takes depends on the model's calibration. How many requests to send is reckoned here,
+ * without one.
  */
 
-enum { MAX_ARGUMENTS = 40, NUMBER_BYTES = 24, SAMPLE_MS = 20, READY_S = 900 };
-
-struct capacity_options {
-    const char *model, *formats, *cpu;
-    int64_t kv_cache_bytes, seed;
-    int prompt_tokens, max_tokens, requests, kv_recent, sink_tokens, threads, max_batch_tokens, timeout_s;
-    bool json, help;
-};
+enum { MAX_ARGUMENTS = 56, NUMBER_BYTES = 24, SAMPLE_MS = 20, READY_S = 900 };
 
 #define FIELD(field) offsetof(struct capacity_options, field)
 
@@ -35,6 +33,8 @@ static const struct option rows[] = {
      .aliases = "-m",
      .metavar = "MODEL",
      .help = "GGUF file; the same as the argument without a flag"},
+    OPTION_ROW_LOAD_FORMAT("Server", FIELD(load_format)),
+    OPTION_ROW_SHAPE("Server", FIELD(shape), NULL, "sizes of a dummy model"),
     {.name = "formats",
      .group = "Server",
      .kind = OPTION_TEXT,
@@ -75,6 +75,13 @@ static const struct option rows[] = {
      .max = 65536,
      .metavar = "N",
      .help = "as of octavo serve"},
+    {.name = "admission",
+     .group = "Server",
+     .kind = OPTION_CHOICE,
+     .offset = FIELD(admission),
+     .default_value = "no-evict",
+     .choices = "no-evict|optimistic",
+     .help = "as of octavo serve"},
     {.name = "threads",
      .group = "Server",
      .kind = OPTION_INT,
@@ -83,6 +90,13 @@ static const struct option rows[] = {
      .max = 1024,
      .aliases = "-t",
      .metavar = "N",
+     .help = "as of octavo serve"},
+    {.name = "device",
+     .group = "Server",
+     .kind = OPTION_TEXT,
+     .offset = FIELD(device),
+     .default_value = "auto",
+     .metavar = "DEVICE",
      .help = "as of octavo serve"},
     {.name = "cpu",
      .group = "Server",
@@ -136,13 +150,38 @@ static const struct option rows[] = {
      .metavar = "S",
      .help = "a request that takes longer has failed"},
 
-    {.name = "json", .group = "Output", .kind = OPTION_FLAG, .offset = FIELD(json), .help = "print JSON"},
-    {.name = "help",
+    {.name = "quality-text",
+     .group = "Quality",
+     .kind = OPTION_TEXT,
+     .offset = FIELD(quality_text),
+     .metavar = "FILE",
+     .help = "score this text in every format, as octavo eval --text does"},
+    {.name = "quality-ctx",
+     .group = "Quality",
+     .kind = OPTION_INT,
+     .offset = FIELD(quality_ctx),
+     .default_value = "4096",
+     .min = 2,
+     .max = 1 << 20,
+     .metavar = "N",
+     .help = "tokens of a window"},
+    {.name = "quality-windows",
+     .group = "Quality",
+     .kind = OPTION_INT,
+     .offset = FIELD(quality_windows),
+     .default_value = "4",
+     .max = 1 << 20,
+     .metavar = "N",
+     .help = "windows of the text; 0: all there are"},
+
+    {.name = "plot",
      .group = "Output",
-     .kind = OPTION_FLAG,
-     .offset = FIELD(help),
-     .aliases = "-h",
-     .help = "print this and exit"},
+     .kind = OPTION_TEXT,
+     .offset = FIELD(plot),
+     .metavar = "FILE",
+     .help = "draw what was measured, as SVG"},
+    OPTION_ROW_JSON("Output", FIELD(json)),
+    OPTION_ROW_HELP("Output", FIELD(help)),
 };
 
 static const struct option_table table = {
@@ -155,47 +194,15 @@ static const struct option_table table = {
     .n_options = sizeof rows / sizeof *rows,
 };
 
-/* One format's line of the report. */
-struct row {
-    enum kv_format format;
-    size_t sequence_bytes; /* of one sequence at its longest */
-    int fit;               /* by arithmetic */
-    int requests;
-    struct bench_sample sample;
-    double wall_s, prompt_tokens_per_s, output_tokens_per_s;
-};
-
-static enum err formats_parse(const char *list, struct row *lines, int *n, struct err_info *info)
+/* About what the scheduler's admission comes to for such sequences, and how many requests to send. */
+static enum err row_plan(const struct capacity_options *options, const struct kv_shape *shape,
+                         const struct kv_format *format, struct capacity_row *row, struct err_info *info)
 {
-    *n = 0;
-    for (const char *at = list; *at || at == list;) {
-        char name[16];
-        size_t length = strcspn(at, ",");
-        snprintf(name, sizeof name, "%.*s", (int)length, at);
-        struct err_info why;
-        if (*n == KV_FORMATS)
-            return err_set_param(info, ERR_USAGE, "formats", "--formats '%s': at most %d", list, KV_FORMATS);
-        if (kv_format_parse(name, &lines[*n].format, &why))
-            return err_set_param(info, ERR_USAGE, "formats", "--formats '%s': %s", list, why.message);
-        (*n)++;
-        at += length;
-        if (*at == ',' && !*++at)
-            return err_set_param(info, ERR_USAGE, "formats", "--formats '%s' ends with a comma", list);
-    }
-    return ERR_OK;
-}
-
-/* What the scheduler's admission comes to for such sequences, and how many requests to send. */
-static enum err row_plan(const struct capacity_options *options, const struct model_config *config,
-                         struct row *row, struct err_info *info)
-{
-    struct kv_policy policy = {.shape = {.n_layers = config->n_layers,
-                                         .n_heads = config->n_heads,
-                                         .n_kv_heads = config->n_kv_heads,
-                                         .head_dim = config->head_dim},
-                               .format = row->format,
+    struct kv_policy policy = {.shape = *shape,
+                               .format = format,
                                .recent_blocks = options->kv_recent,
                                .sink_tokens = options->sink_tokens};
+    memcpy(row->format, format->name, sizeof row->format);
     /* The last token is never cached: nothing follows it. */
     row->sequence_bytes = kv_policy_bytes(&policy, options->prompt_tokens + options->max_tokens - 1);
     size_t step = kv_policy_step_bytes(&policy, options->max_batch_tokens);
@@ -206,17 +213,35 @@ static enum err row_plan(const struct capacity_options *options, const struct mo
             info, ERR_USAGE, "kv-cache-bytes",
             "--kv-cache-bytes %zu does not hold one sequence of %s: %zu bytes, and %zu for a "
             "step",
-            pool, kv_format_name(row->format), row->sequence_bytes, step);
+            pool, row->format, row->sequence_bytes, step);
     size_t wanted = options->requests > 0 ? (size_t)options->requests : fit + fit / 4 + 2;
     if (fit >= 4096 || wanted > 4096)
         return err_set_param(
             info, ERR_USAGE, "kv-cache-bytes",
             "%zu sequences of %s fit, more than a server runs at once: make the pool smaller "
             "or prompts longer",
-            fit, kv_format_name(row->format));
+            fit, row->format);
     row->fit = (int)fit;
     row->requests = (int)wanted;
     return ERR_OK;
+}
+
+static enum err rows_plan(const struct capacity_options *options, const struct model_config *config,
+                          struct capacity_row lines[KV_MAX_FORMATS], int *n, struct err_info *info)
+{
+    const double inv_freq[KV_MAX_HEAD_DIM / 2] = {0}; /* sizes do not depend on it */
+    struct kv_shape shape = {.n_layers = config->n_layers,
+                             .n_heads = config->n_heads,
+                             .n_kv_heads = config->n_kv_heads,
+                             .head_dim = config->head_dim};
+    struct kv_formats *formats = NULL;
+    enum err err = kv_formats_create(&shape, options->formats, NULL, 1, inv_freq, &formats, info);
+    if (err) return err;
+    *n = kv_formats_count(formats);
+    for (int i = 0; i < *n && !err; i++)
+        err = row_plan(options, &shape, kv_formats_at(formats, i), &lines[i], info);
+    kv_formats_free(formats);
+    return err;
 }
 
 /* The server's command line: pairs of flag and value, texts kept in `numbers`. */
@@ -239,30 +264,34 @@ static void argument_number(struct arguments *arguments, const char *flag, int64
     argument_text(arguments, flag, text);
 }
 
-static void arguments_make(const struct capacity_options *options, const struct row *row, int port,
+static void arguments_make(const struct capacity_options *options, const struct capacity_row *row, int port,
                            struct arguments *arguments)
 {
     *arguments = (struct arguments){.n = 0};
     argument_text(arguments, "octavo", "serve");
-    argument_text(arguments, "--model", options->model);
+    argument_text(arguments, "--load-format", options->load_format);
+    argument_text(arguments, options->model ? "--model" : "--shape", options->name);
     argument_text(arguments, "--host", "127.0.0.1");
     argument_number(arguments, "--port", port);
-    argument_text(arguments, "--kv-format", kv_format_name(row->format));
+    argument_text(arguments, "--kv-format", row->format);
     argument_number(arguments, "--kv-cache-bytes", options->kv_cache_bytes);
     argument_number(arguments, "--kv-recent", options->kv_recent);
     argument_number(arguments, "--sink-tokens", options->sink_tokens);
     argument_number(arguments, "--ctx-size", options->prompt_tokens + options->max_tokens);
     argument_number(arguments, "--parallel", row->requests);
     argument_number(arguments, "--max-queue", row->requests);
+    argument_number(arguments, "--max-queue-wait-ms", 0);
     argument_number(arguments, "--max-connections", row->requests + 16);
     argument_number(arguments, "--max-batch-tokens", options->max_batch_tokens);
     argument_number(arguments, "--threads", options->threads);
     argument_text(arguments, "--cpu", options->cpu);
+    argument_text(arguments, "--device", options->device);
+    argument_text(arguments, "--admission", options->admission);
     argument_text(arguments, "--log-level", "warn");
     arguments->words[arguments->n] = NULL;
 }
 
-static void row_fill(struct row *row, const struct bench_load_result *result)
+static void row_fill(struct capacity_row *row, const struct bench_load_result *result)
 {
     int64_t prompt = 0, output = 0;
     for (int i = 0; i < result->n_requests; i++) {
@@ -275,16 +304,43 @@ static void row_fill(struct row *row, const struct bench_load_result *result)
     row->output_tokens_per_s = (double)output / row->wall_s;
 }
 
+/* The server's own arithmetic of its longest sequences, which are those that the load has. */
+static enum err row_ask(const struct bench_url *url, struct capacity_row *row, struct err_info *info)
+{
+    struct buf body;
+    struct json *root = NULL;
+    int status = 0;
+    buf_init(&body, 1 << 20);
+    enum err err = bench_get(url, "/props", NULL, 10000, &status, &body, info);
+    if (!err && status != 200) err = err_set(info, ERR_IO, "/props answers with status %d", status);
+    if (!err) err = json_parse(body.data ? body.data : "", body.length, &json_limits_default, &root, info);
+    if (!err) {
+        const struct json *format = json_at(json_get(root, "kv_formats"), 0);
+        const struct json *bytes = json_get(format, "sequence_bytes");
+        const struct json *fit = json_get(format, "sequences_fit");
+        if (bytes && fit && json_is_integer(bytes) && json_is_integer(fit)) {
+            row->sequence_bytes = (size_t)json_int64(bytes);
+            row->fit = (int)json_int64(fit);
+        } else {
+            err = err_set(info, ERR_IO, "/props does not tell what a sequence takes");
+        }
+    }
+    json_free(root);
+    buf_free(&body);
+    return err;
+}
+
 /* The load on the server that runs, with /metrics watched. */
 static enum err row_load(const struct capacity_options *options, const struct model_config *config,
-                         const struct bench_url *url, struct row *row, struct err_info *info)
+                         const struct bench_url *url, struct capacity_row *row, struct err_info *info)
 {
     struct bench_sampler *sampler;
     struct bench_load_result result;
     char name[256];
     int n_vocab;
     enum err err = bench_model_ask(url, NULL, name, sizeof name, &n_vocab, info);
-    if (!err) err = bench_sampler_start(url, SAMPLE_MS, &sampler, info);
+    if (!err) err = row_ask(url, row, info);
+    if (!err) err = bench_sampler_start(url, NULL, SAMPLE_MS, &sampler, info);
     if (err) return err;
     struct bench_load_options load = {.url = url,
                                       .model = name,
@@ -302,27 +358,27 @@ static enum err row_load(const struct capacity_options *options, const struct mo
     if (err) return err;
     row_fill(row, &result);
     if (result.n_failed > 0)
-        err = err_set(info, ERR_IO, "%s: %d of %d requests failed; the first: %s",
-                      kv_format_name(row->format), result.n_failed, result.n_requests, result.first_failure);
+        err = err_set(info, ERR_IO, "%s: %d of %d requests failed; the first: %s", row->format,
+                      result.n_failed, result.n_requests, result.first_failure);
     else if (sampling)
-        err = err_set(info, sampling, "%s: %s", kv_format_name(row->format), why.message);
+        err = err_set(info, sampling, "%s: %s", row->format, why.message);
     else if (row->sample.most_running == 0)
         err = err_set(info, ERR_IO,
                       "%s: all was over before /metrics showed a running sequence; raise --max-tokens or "
                       "--prompt-tokens",
-                      kv_format_name(row->format));
+                      row->format);
     bench_load_free(&result);
     return err;
 }
 
 static enum err row_measure(const struct capacity_options *options, const struct model_config *config,
-                            struct row *row, struct err_info *info)
+                            struct capacity_row *row, struct err_info *info)
 {
     struct arguments arguments;
     struct bench_process process;
     int port;
-    fprintf(stderr, "bench: %s: %d requests, %d should run at once\n", kv_format_name(row->format),
-            row->requests, row->fit);
+    fprintf(stderr, "bench: %s: %d requests, about %d should run at once\n", row->format, row->requests,
+            row->fit);
     enum err err = bench_port_find(&port, info);
     if (err) return err;
     arguments_make(options, row, port, &arguments);
@@ -333,72 +389,50 @@ static enum err row_measure(const struct capacity_options *options, const struct
     return err;
 }
 
-static void report_text(const struct capacity_options *options, const struct row *lines, int n)
+static enum err quality_measure(const struct capacity_options *options, struct capacity_row *lines,
+                                struct err_info *info)
 {
-    printf("%s: pool of %lld bytes, prompts of %d tokens, %d generated\n\n", options->model,
-           (long long)options->kv_cache_bytes, options->prompt_tokens, options->max_tokens);
-    printf("%-6s  %14s  %8s  %12s  %5s  %10s  %9s  %10s  %8s\n", "format", "bytes/sequence", "requests",
-           "most at once", "ratio", "bits/value", "prompt/s", "output/s", "wall s");
-    for (int i = 0; i < n; i++) {
-        const struct row *row = &lines[i];
-        printf("%-6s  %14zu  %8d  %12d  %5.2f  %10.3f  %9.1f  %10.2f  %8.1f\n", kv_format_name(row->format),
-               row->sequence_bytes, row->requests, row->sample.most_running,
-               (double)row->sample.most_running / lines[0].sample.most_running, row->sample.bits_per_value,
-               row->prompt_tokens_per_s, row->output_tokens_per_s, row->wall_s);
-    }
-}
-
-static void report_json(const struct capacity_options *options, const struct row *lines, int n)
-{
-    struct buf out;
-    buf_init(&out, SIZE_MAX);
-    buf_text(&out, "{\"model\":");
-    json_write_text(&out, options->model);
-    buf_printf(&out, ",\"kv_cache_bytes\":%lld,\"prompt_tokens\":%d,\"max_tokens\":%d,\"formats\":[",
-               (long long)options->kv_cache_bytes, options->prompt_tokens, options->max_tokens);
-    for (int i = 0; i < n; i++) {
-        const struct row *row = &lines[i];
-        buf_printf(&out,
-                   "%s{\"format\":\"%s\",\"sequence_bytes\":%zu,\"fit\":%d,\"requests\":%d,"
-                   "\"most_at_once\":%d,\"ratio\":%.4f,\"pool_used_bytes\":%.0f,\"bits_per_value\":%.4f,"
-                   "\"prompt_tokens_per_s\":%.3f,\"output_tokens_per_s\":%.3f,\"wall_s\":%.3f}",
-                   i ? "," : "", kv_format_name(row->format), row->sequence_bytes, row->fit, row->requests,
-                   row->sample.most_running, (double)row->sample.most_running / lines[0].sample.most_running,
-                   row->sample.pool_used_bytes, row->sample.bits_per_value, row->prompt_tokens_per_s,
-                   row->output_tokens_per_s, row->wall_s);
-    }
-    buf_text(&out, "]}\n");
-    fwrite(out.data, 1, out.length, stdout);
-    buf_free(&out);
-}
-
-static enum err config_ask(const char *path, struct model_config *out, struct err_info *info)
-{
-    struct gguf *gguf;
-    enum err err = gguf_open(path, &gguf, info);
-    if (err) return err;
-    err = model_config_read(gguf, out, info);
-    gguf_close(gguf);
+    struct bench_quality quality[KV_MAX_FORMATS] = {{.known = false}};
+    const struct bench_quality_options wanted = {.model = options->model,
+                                                 .text = options->quality_text,
+                                                 .formats = options->formats,
+                                                 .ctx = options->quality_ctx,
+                                                 .windows = options->quality_windows,
+                                                 .kv_recent = options->kv_recent,
+                                                 .sink_tokens = options->sink_tokens,
+                                                 .threads = options->threads,
+                                                 .device = options->device,
+                                                 .cpu = options->cpu};
+    enum err err = bench_quality_measure(&wanted, quality, info);
+    for (int i = 0; i < KV_MAX_FORMATS && !err; i++) lines[i].quality = quality[i];
     return err;
 }
 
-static enum err capacity_measure(const struct capacity_options *options, struct err_info *info)
+static enum err capacity_measure(struct capacity_options *options, struct err_info *info)
 {
-    struct row lines[KV_FORMATS] = {{.fit = 0}};
+    struct capacity_row lines[KV_MAX_FORMATS] = {{.fit = 0}};
     struct model_config config;
     int n = 0;
-    if (!options->model)
-        return err_set_param(info, ERR_USAGE, "model", "no model is named; usage: %s", table.usage);
-    enum err err = formats_parse(options->formats, lines, &n, info);
-    if (!err) err = config_ask(options->model, &config, info);
-    for (int i = 0; i < n && !err; i++) err = row_plan(options, &config, &lines[i], info);
+    const struct model_source source = {options->load_format, options->model, options->shape};
+    struct err_info why;
+    enum err err = model_source_check(&source, table.usage, info);
+    if (err) return err;
+    if (options->quality_text && model_source_is_dummy(&source))
+        return err_set_param(info, ERR_USAGE, "quality-text",
+                             "--quality-text: a dummy model has no quality to measure");
+    if (kv_formats_check(options->formats, &why))
+        return err_set_param(info, ERR_USAGE, "formats", "--formats: %s", why.message);
+    options->name = model_source_name(&source);
+    err = model_source_config(&source, &config, info);
+    if (!err) err = rows_plan(options, &config, lines, &n, info);
     for (int i = 0; i < n && !err; i++) err = row_measure(options, &config, &lines[i], info);
+    if (!err && options->quality_text) err = quality_measure(options, lines, info);
     if (err) return err;
     if (options->json)
-        report_json(options, lines, n);
+        bench_capacity_json(options, lines, n);
     else
-        report_text(options, lines, n);
-    return ERR_OK;
+        bench_capacity_text(options, lines, n);
+    return options->plot ? bench_capacity_plot(options, lines, n, info) : ERR_OK;
 }
 
 enum err bench_capacity_run(int argc, char **argv, struct err_info *info)

@@ -1,6 +1,6 @@
 #include "server/bench_http.h"
 
-#include "server/bench_clock.h"
+#include "config/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -240,7 +240,7 @@ static enum err exchange(int fd, struct buf *request, struct bench_reply *reply,
 {
     char piece[16384];
     while (!reply->done) {
-        int64_t left_ms = (deadline_us - bench_clock_us()) / 1000;
+        int64_t left_ms = (deadline_us - clock_us()) / 1000;
         struct pollfd poller = {.fd = fd, .events = request->length > 0 ? POLLOUT : POLLIN};
         if (left_ms <= 0 || poll(&poller, 1, (int)left_ms) == 0) return err_set(info, ERR_IO, "timed out");
         ssize_t n = request->length > 0 ? send(fd, request->data, request->length, MSG_NOSIGNAL)
@@ -269,7 +269,7 @@ enum err bench_get(const struct bench_url *url, const char *path, const char *ap
     buf_init(&request, 1 << 16);
     bench_request_write(&request, url, path, api_key, NULL, 0);
     bench_reply_init(&reply, body_append, body);
-    enum err err = exchange(fd, &request, &reply, bench_clock_us() + (int64_t)timeout_ms * 1000, &why);
+    enum err err = exchange(fd, &request, &reply, clock_us() + (int64_t)timeout_ms * 1000, &why);
     if (err)
         err_set(info, err, "http://%s%s%s: %s", url->host, url->prefix, path, why.message);
     else

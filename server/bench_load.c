@@ -1,7 +1,7 @@
 #include "server/bench_load.h"
 
+#include "config/clock.h"
 #include "config/json.h"
-#include "server/bench_clock.h"
 
 #include <errno.h>
 #include <math.h>
@@ -92,12 +92,15 @@ static void client_end(struct client *client, const char *failure)
     if (client->fd >= 0) close(client->fd);
     buf_free(&client->request);
     buf_free(&client->line);
-    client->record->end_us = bench_clock_us();
+    client->record->end_us = clock_us();
     client->record->ok = failure == NULL;
     load->n_running--;
     load->n_ended++;
     if (!failure) return;
-    if (load->result->n_failed++ == 0)
+    bool busy = client->record->status == 429 || client->record->status == 503;
+    if (busy && load->options->allow_busy)
+        load->result->n_refused++;
+    else if (load->result->n_failed++ == 0)
         snprintf(load->result->first_failure, sizeof load->result->first_failure, "%s", failure);
 }
 
@@ -116,7 +119,7 @@ static void gap_add(struct bench_load_result *result, double gap_ms)
 static void text_arrived(struct client *client)
 {
     struct bench_record *record = client->record;
-    int64_t now = bench_clock_us();
+    int64_t now = clock_us();
     if (record->first_us == 0)
         record->first_us = now;
     else
@@ -172,6 +175,7 @@ static void body_read(void *context, const char *bytes, size_t length)
 static void reply_judge(struct client *client)
 {
     char failure[256];
+    client->record->status = client->reply.status;
     if (client->reply.status != 200)
         snprintf(failure, sizeof failure, "status %d: %.200s", client->reply.status,
                  client->line.data ? client->line.data : "");
@@ -283,7 +287,7 @@ static enum err load_loop(struct load *load, struct err_info *info)
 {
     struct epoll_event events[256];
     while (load->n_ended < load->options->n_requests) {
-        int64_t now = bench_clock_us();
+        int64_t now = clock_us();
         arrivals_start(load, now);
         late_end(load, now);
         progress_print(load, now);
@@ -324,10 +328,10 @@ enum err bench_load_run(const struct bench_load_options *options, struct bench_l
         err = err_set(info, ERR_IO, "epoll_create1: %s", strerror(errno));
         goto out;
     }
-    load.begin_us = load.next_arrival_us = bench_clock_us();
+    load.begin_us = load.next_arrival_us = clock_us();
     load.progress_us = load.begin_us + 5000000;
     err = load_loop(&load, info);
-    result.wall_us = bench_clock_us() - load.begin_us;
+    result.wall_us = clock_us() - load.begin_us;
 out:
     for (int i = 0; load.clients && i < load.n_started; i++) client_end(&load.clients[i], "stopped");
     if (load.epoll >= 0) close(load.epoll);

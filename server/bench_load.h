@@ -23,22 +23,25 @@ struct bench_load_options {
     struct bench_range prompt_tokens, max_tokens;
     double temperature;
     uint64_t seed;
-    int timeout_s; /* for each request */
-    bool progress; /* lines on stderr */
+    int timeout_s;   /* for each request */
+    bool allow_busy; /* 429 and 503 are refusals, not failures */
+    bool progress;   /* lines on stderr */
 };
 
 struct bench_record {
     int prompt_tokens, output_tokens;
+    int status;       /* of HTTP; 0: no whole reply came */
     int64_t start_us; /* when it should have been sent (rate) or was sent */
     int64_t first_us; /* first text; 0: none came */
     int64_t last_us;  /* newest text */
     int64_t end_us;   /* reply complete */
-    bool ok;
+    bool ok;          /* a complete reply with status 200 */
 };
 
 struct bench_load_result {
     struct bench_record *records; /* [n_requests] */
     int n_requests, n_failed;
+    int n_refused; /* with allow_busy */
     char first_failure[256];
     int64_t wall_us;
     double *gaps_ms; /* between two texts of one reply, all replies */

@@ -1,6 +1,6 @@
 #include "server/bench_process.h"
 
-#include "server/bench_clock.h"
+#include "config/clock.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -62,8 +62,8 @@ static void child_run(char *const *arguments, pid_t parent)
 
 static enum err ready_wait(struct bench_process *process, int timeout_s, struct err_info *info)
 {
-    int64_t deadline = bench_clock_us() + (int64_t)timeout_s * 1000000;
-    while (bench_clock_us() < deadline) {
+    int64_t deadline = clock_us() + (int64_t)timeout_s * 1000000;
+    while (clock_us() < deadline) {
         int status = 0, http = 0;
         if (waitpid(process->pid, &status, WNOHANG) == process->pid) {
             process->pid = -1;
@@ -106,9 +106,9 @@ void bench_process_stop(struct bench_process *process)
 {
     if (process->pid < 0) return;
     kill(process->pid, SIGTERM);
-    int64_t deadline = bench_clock_us() + (int64_t)STOP_S * 1000000;
+    int64_t deadline = clock_us() + (int64_t)STOP_S * 1000000;
     while (waitpid(process->pid, NULL, WNOHANG) == 0) {
-        if (bench_clock_us() > deadline) {
+        if (clock_us() > deadline) {
             kill(process->pid, SIGKILL);
             waitpid(process->pid, NULL, 0);
             break;

@@ -8,6 +8,7 @@
 
 struct bench_sampler {
     const struct bench_url *url;
+    const char *api_key;
     int interval_ms;
     pthread_t thread;
     atomic_bool stop;
@@ -42,11 +43,16 @@ static void sample_take(struct bench_sampler *sampler)
     struct buf body;
     int status = 0;
     buf_init(&body, 4 << 20);
-    enum err err = bench_get(sampler->url, "/metrics", NULL, 5000, &status, &body, NULL);
+    enum err err = bench_get(sampler->url, "/metrics", sampler->api_key, 5000, &status, &body, NULL);
     if (!err && status == 200 && body.data) {
         double running = bench_metric_sum(body.data, "octavo_sequences_running_peak", NULL);
         double used = bench_metric_sum(body.data, "octavo_kv_pool_bytes", "kind=\"free\"");
         if (running >= 0 && used >= 0) sample->n_samples++;
+        double resident = bench_metric_sum(body.data, "process_resident_memory_bytes", NULL);
+        if (sample->first_resident < 0) sample->first_resident = resident;
+        if (resident > sample->most_resident) sample->most_resident = resident;
+        sample->last_resident = resident;
+        sample->preemptions = bench_metric_sum(body.data, "octavo_preemptions_total", NULL);
         if (running > sample->most_running) sample->most_running = (int)running;
         if (used > sample->pool_used_bytes) {
             sample->pool_used_bytes = used;
@@ -66,12 +72,15 @@ static void *sampler_run(void *context)
     return NULL;
 }
 
-enum err bench_sampler_start(const struct bench_url *url, int interval_ms, struct bench_sampler **out,
-                             struct err_info *info)
+enum err bench_sampler_start(const struct bench_url *url, const char *api_key, int interval_ms,
+                             struct bench_sampler **out, struct err_info *info)
 {
     struct bench_sampler *sampler = calloc(1, sizeof *sampler);
     if (!sampler) return err_set(info, ERR_MEMORY, "not enough memory to sample metrics");
     sampler->url = url;
+    sampler->api_key = api_key;
+    sampler->sample.first_resident = sampler->sample.most_resident = sampler->sample.last_resident = -1;
+    sample_take(sampler); /* before anything is asked of the server */
     sampler->interval_ms = interval_ms;
     int failure = pthread_create(&sampler->thread, NULL, sampler_run, sampler);
     if (failure) {

@@ -1,7 +1,9 @@
 #include "config/json.h"
 #include "config/option.h"
+#include "config/option_rows.h"
 #include "server/bench.h"
 #include "server/bench_load.h"
+#include "server/bench_sampler.h"
 #include "server/bench_stats.h"
 
 #include <stdio.h>
@@ -13,9 +15,9 @@
 struct serve_options {
     const char *url, *api_key, *model, *prompt_tokens, *max_tokens;
     int requests, concurrency, vocab, timeout_s;
-    double rate, temperature;
+    double rate, duration_s, temperature;
     int64_t seed;
-    bool json, help;
+    bool allow_busy, json, help;
 };
 
 #define FIELD(field) offsetof(struct serve_options, field)
@@ -79,6 +81,21 @@ static const struct option rows[] = {
      .aliases = "--request-rate",
      .metavar = "R",
      .help = "requests a second, arriving at random (Poisson); 0: as fast as --concurrency allows"},
+    {.name = "duration-s",
+     .group = "Load",
+     .kind = OPTION_REAL,
+     .offset = FIELD(duration_s),
+     .default_value = "0",
+     .max = 86400,
+     .metavar = "S",
+     .help = "with --rate: as many requests as arrive in this time, in place of --requests"},
+    {.name = "allow-busy",
+     .group = "Load",
+     .kind = OPTION_FLAG,
+     .offset = FIELD(allow_busy),
+     .help =
+         "429 and 503 are no failures: the server is meant to be asked for more than it can do; latencies "
+         "are of what it admitted"},
     {.name = "prompt-tokens",
      .group = "Load",
      .kind = OPTION_TEXT,
@@ -118,13 +135,8 @@ static const struct option rows[] = {
      .metavar = "S",
      .help = "a request that takes longer has failed"},
 
-    {.name = "json", .group = "Output", .kind = OPTION_FLAG, .offset = FIELD(json), .help = "print JSON"},
-    {.name = "help",
-     .group = "Output",
-     .kind = OPTION_FLAG,
-     .offset = FIELD(help),
-     .aliases = "-h",
-     .help = "print this and exit"},
+    OPTION_ROW_JSON("Output", FIELD(json)),
+    OPTION_ROW_HELP("Output", FIELD(help)),
 };
 
 static const struct option_table table = {
@@ -136,6 +148,7 @@ static const struct option_table table = {
 
 /* The columns of the report. */
 enum { FIRST_TOKEN, INTER_TOKEN, PER_TOKEN, END_TO_END, COLUMNS };
+enum { MOST_REQUESTS = 1000000, MOST_STATUSES = 16, SAMPLE_MS = 250 };
 
 static const struct {
     const char *key, *title;
@@ -148,7 +161,10 @@ struct report {
     struct bench_stats stats[COLUMNS];
     int64_t prompt_tokens, output_tokens;
     double wall_s;
-    int n_ok, n_failed;
+    int n_ok, n_failed, n_refused;
+    int statuses[MOST_STATUSES][2]; /* status and how many, increasing; 0: no whole reply */
+    int n_statuses;
+    struct bench_sample sample; /* of the server's memory */
 };
 
 /* Of the requests that succeeded, one figure each; returns how many have it. */
@@ -168,11 +184,28 @@ static size_t column_fill(const struct bench_load_result *result, int column, do
     return n;
 }
 
+/* Statuses past MOST_STATUSES different ones are not told. */
+static void status_count(struct report *report, int status)
+{
+    int at = 0;
+    while (at < report->n_statuses && report->statuses[at][0] < status) at++;
+    if (at == report->n_statuses || report->statuses[at][0] != status) {
+        if (report->n_statuses == MOST_STATUSES) return;
+        memmove(report->statuses[at + 1], report->statuses[at],
+                (size_t)(report->n_statuses++ - at) * sizeof *report->statuses);
+        report->statuses[at][0] = status;
+        report->statuses[at][1] = 0;
+    }
+    report->statuses[at][1]++;
+}
+
 static enum err report_make(struct bench_load_result *result, struct report *report, struct err_info *info)
 {
     double *values = malloc((size_t)result->n_requests * sizeof *values);
     if (!values) return err_set(info, ERR_MEMORY, "not enough memory for the report");
-    *report = (struct report){.wall_s = (double)result->wall_us / 1e6, .n_failed = result->n_failed};
+    *report = (struct report){.wall_s = (double)result->wall_us / 1e6,
+                              .n_failed = result->n_failed,
+                              .n_refused = result->n_refused};
     for (int column = 0; column < COLUMNS; column++) {
         if (column == INTER_TOKEN)
             report->stats[column] = bench_stats_of(result->gaps_ms, result->n_gaps);
@@ -180,6 +213,7 @@ static enum err report_make(struct bench_load_result *result, struct report *rep
             report->stats[column] = bench_stats_of(values, column_fill(result, column, values));
     }
     for (int i = 0; i < result->n_requests; i++) {
+        status_count(report, result->records[i].status);
         if (!result->records[i].ok) continue;
         report->n_ok++;
         report->prompt_tokens += result->records[i].prompt_tokens;
@@ -191,13 +225,21 @@ static enum err report_make(struct bench_load_result *result, struct report *rep
 
 static void report_text(const struct report *report)
 {
-    printf("%-22s %10d done, %d failed\n", "requests", report->n_ok, report->n_failed);
+    printf("%-22s %10d done, %d failed", "requests", report->n_ok, report->n_failed);
+    if (report->n_refused > 0) printf(", %d refused", report->n_refused);
+    printf("\n");
+    for (int i = 0; i < report->n_statuses && report->n_statuses > 1; i++)
+        printf("%-22s %10d with status %d\n", "", report->statuses[i][1], report->statuses[i][0]);
     printf("%-22s %10.2f s\n", "wall time", report->wall_s);
     printf("%-22s %10.2f /s\n", "requests", report->n_ok / report->wall_s);
     printf("%-22s %10lld  %.1f /s\n", "prompt tokens", (long long)report->prompt_tokens,
            (double)report->prompt_tokens / report->wall_s);
     printf("%-22s %10lld  %.1f /s\n\n", "output tokens", (long long)report->output_tokens,
            (double)report->output_tokens / report->wall_s);
+    if (report->sample.first_resident >= 0)
+        printf("%-22s %10.1f MB before, %.1f at most, %.1f after\n\n", "server's memory",
+               report->sample.first_resident / 1e6, report->sample.most_resident / 1e6,
+               report->sample.last_resident / 1e6);
     printf("%-22s %10s %10s %10s %10s %10s\n", "milliseconds", "mean", "p50", "p90", "p99", "max");
     for (int column = 0; column < COLUMNS; column++) {
         const struct bench_stats *stats = &report->stats[column];
@@ -218,6 +260,13 @@ static void report_json(const struct report *report)
         printf(",\"%s\":{\"mean\":%.3f,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f}",
                columns[column].key, stats->mean, stats->p50, stats->p90, stats->p99, stats->max);
     }
+    printf(",\"refused\":%d,\"statuses\":{", report->n_refused);
+    for (int i = 0; i < report->n_statuses; i++)
+        printf("%s\"%d\":%d", i > 0 ? "," : "", report->statuses[i][0], report->statuses[i][1]);
+    printf("}");
+    if (report->sample.first_resident >= 0)
+        printf(",\"resident_bytes\":{\"before\":%.0f,\"most\":%.0f,\"after\":%.0f}",
+               report->sample.first_resident, report->sample.most_resident, report->sample.last_resident);
     printf("}\n");
 }
 
@@ -242,8 +291,17 @@ static enum err load_describe(const struct serve_options *options, struct bench_
     load->api_key = options->api_key;
     load->model = options->model ? options->model : name;
     load->n_requests = options->requests;
+    if (options->duration_s > 0) {
+        double wanted = options->rate * options->duration_s;
+        if (wanted < 1 || wanted > MOST_REQUESTS)
+            return err_set_param(info, ERR_USAGE, "duration-s",
+                                 "--duration-s: %g requests would come in %g s at --rate %g; 1 to %d may",
+                                 wanted, options->duration_s, options->rate, MOST_REQUESTS);
+        load->n_requests = (int)wanted;
+    }
     load->concurrency = options->concurrency;
-    if (load->concurrency == 0) load->concurrency = options->rate > 0 ? options->requests : 8;
+    if (load->concurrency == 0) load->concurrency = options->rate > 0 ? load->n_requests : 8;
+    load->allow_busy = options->allow_busy;
     load->rate = options->rate;
     load->temperature = options->temperature;
     load->seed = (uint64_t)options->seed;
@@ -255,14 +313,20 @@ static enum err load_describe(const struct serve_options *options, struct bench_
 static enum err serve_measure(const struct serve_options *options, struct err_info *info)
 {
     struct bench_url url;
-    struct bench_load_options load;
+    struct bench_load_options load = {.url = NULL};
     struct bench_load_result result;
     struct report report = {.n_ok = 0};
+    struct bench_sampler *sampler;
+    struct bench_sample sample;
     char name[256];
     enum err err = load_describe(options, &url, name, sizeof name, &load, info);
-    if (!err) err = bench_load_run(&load, &result, info);
+    if (!err) err = bench_sampler_start(&url, options->api_key, SAMPLE_MS, &sampler, info);
+    if (err) return err;
+    err = bench_load_run(&load, &result, info);
+    bench_sampler_stop(sampler, &sample, NULL); /* other servers may tell nothing */
     if (err) return err;
     err = report_make(&result, &report, info);
+    report.sample = sample;
     if (!err) {
         if (options->json)
             report_json(&report);

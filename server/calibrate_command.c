@@ -1,106 +1,70 @@
 #include "server/calibrate_command.h"
 
-#include "kernels/workers.h"
+#include "config/option.h"
+#include "config/option_rows.h"
 #include "model/calibrate.h"
 #include "model/calibration_text.h"
-#include "model/tokenizer.h"
-#include "server/serve_machine.h"
+#include "server/runtime.h"
+#include "server/serve_calibration.h"
 
-#include <errno.h>
-#include <getopt.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-struct command {
-    const char *model, *data, *output;
-    char default_output[4096];
-    char *text; /* of the data file */
-    struct gguf *gguf;
-    struct workers *workers;
-    struct backend *backend;
-    struct model *loaded;
-    struct calibration *calibration;
-    int32_t *tokens;
-    size_t n_tokens;
+struct calibrate_command_options {
+    const char *model, *data, *output, *device, *cpu;
+    int tokens, threads;
+    bool help;
 };
 
-static void usage(FILE *out)
-{
-    fputs("usage: octavo calibrate MODEL [--data FILE] [-o FILE]\n\n"
-          "  --data FILE   UTF-8 text to calibrate on, at least 16,384 tokens (default: a mixture built in)\n"
-          "  -o FILE       the side file (default: MODEL with .octocal appended)\n",
-          out);
-}
+#define FIELD(field) offsetof(struct calibrate_command_options, field)
 
-static enum err command_read(int argc, char **argv, struct command *command, struct err_info *info)
-{
-    static const struct option table[] = {{"data", 1, 0, 'd'}, {"output", 1, 0, 'o'}, {0, 0, 0, 0}};
-    int flag;
-    optind = 1;
-    opterr = 0;
-    while ((flag = getopt_long(argc, argv, "o:", table, NULL)) != -1) {
-        if (flag == 'd')
-            command->data = optarg;
-        else if (flag == 'o')
-            command->output = optarg;
-        else
-            return err_set(info, ERR_USAGE, "unknown option, or one without its value: '%s'",
-                           argv[optind - 1]);
-    }
-    if (optind != argc - 1) return err_set(info, ERR_USAGE, "one MODEL is needed");
-    command->model = argv[optind];
-    if (command->output == NULL) {
-        int n =
-            snprintf(command->default_output, sizeof command->default_output, "%s.octocal", command->model);
-        if (n >= (int)sizeof command->default_output) return err_set(info, ERR_USAGE, "MODEL: path too long");
-        command->output = command->default_output;
-    }
-    return ERR_OK;
-}
+static const struct option rows[] = {
+    {.name = "model",
+     .group = "Calibration",
+     .kind = OPTION_TEXT,
+     .offset = FIELD(model),
+     .aliases = "-m",
+     .metavar = "MODEL",
+     .help = "GGUF file to measure; the same as the argument without a flag"},
+    {.name = "data",
+     .group = "Calibration",
+     .kind = OPTION_TEXT,
+     .offset = FIELD(data),
+     .metavar = "FILE",
+     .help = "UTF-8 text to measure it on, of which the first 16,384 tokens are used; when not given, a "
+             "mixture that is built in"},
+    {.name = "tokens",
+     .group = "Calibration",
+     .kind = OPTION_INT,
+     .offset = FIELD(tokens),
+     .default_value = "16384",
+     .min = 256,
+     .max = CALIBRATE_SEQUENCES * CALIBRATE_SEQUENCE_TOKENS,
+     .metavar = "N",
+     .help = "use fewer tokens: faster and less accurate"},
+    {.name = "output",
+     .group = "Calibration",
+     .kind = OPTION_TEXT,
+     .offset = FIELD(output),
+     .aliases = "-o",
+     .metavar = "FILE",
+     .help = "the side file; when not given, MODEL.octocal, where `octavo serve` looks for it"},
+    OPTION_ROW_THREADS(FIELD(threads)),
+    OPTION_ROW_DEVICE(FIELD(device)),
+    OPTION_ROW_CPU(FIELD(cpu)),
+    OPTION_ROW_HELP("Other", FIELD(help)),
+};
 
-/* The start of the file that calibration can use: more text is not read. Without a file the embedded text. */
-static enum err text_load(struct command *command, const char **text, size_t *length, struct err_info *info)
-{
-    enum { LIMIT = 1 << 20 };
-    if (command->data == NULL) {
-        *text = calibration_text;
-        *length = (size_t)(calibration_text_end - calibration_text);
-        return ERR_OK;
-    }
-    enum err err = ERR_OK;
-    FILE *file = fopen(command->data, "rb");
-    command->text = malloc(LIMIT);
-    if (file == NULL)
-        err = err_set_param(info, ERR_IO, "data", "%s: %s", command->data, strerror(errno));
-    else if (command->text == NULL)
-        err = err_set(info, ERR_MEMORY, "%s: out of memory", command->data);
-    else {
-        *length = fread(command->text, 1, LIMIT, file);
-        *text = command->text;
-        if (ferror(file)) err = err_set_param(info, ERR_IO, "data", "%s: %s", command->data, strerror(errno));
-    }
-    if (file != NULL) fclose(file);
-    return err;
-}
-
-static enum err tokens_load(struct command *command, struct err_info *info)
-{
-    struct tokenizer *tokenizer = NULL;
-    const char *text = NULL;
-    size_t length = 0;
-    enum err err = text_load(command, &text, &length, info);
-    if (err == ERR_OK) err = tokenizer_create(command->gguf, &tokenizer, info);
-    if (err == ERR_OK)
-        err = tokenizer_encode(tokenizer, text, length, false, false, SIZE_MAX, &command->tokens,
-                               &command->n_tokens, info);
-    tokenizer_free(tokenizer);
-    return err;
-}
+static const struct option_table table = {
+    .usage = "octavo calibrate MODEL [options]",
+    .about = "Measures a model's keys, values and queries, so that its cache can be coded in few bits, and "
+             "writes a side file.",
+    .positional = "model",
+    .options = rows,
+    .n_options = sizeof rows / sizeof *rows,
+};
 
 static bool progress(void *context, int done, int total)
 {
@@ -113,43 +77,71 @@ static bool progress(void *context, int done, int total)
     return true;
 }
 
-static enum err command_run(struct command *command, struct err_info *info)
+/* The start of the file, as much as can be used; without a file the embedded text. */
+static enum err tokens_load(const struct calibrate_command_options *options, const struct runtime *runtime,
+                            int32_t **tokens, size_t *n_tokens, struct err_info *info)
 {
-    enum err err = gguf_open(command->model, &command->gguf, info);
-    if (err == ERR_OK) err = tokens_load(command, info);
-    if (err == ERR_OK) err = workers_create(serve_machine_processors(), &command->workers, info);
-    if (err == ERR_OK) err = backend_cpu_create(command->workers, "auto", &command->backend, info);
+    enum { MOST_BYTES = 1 << 20 };
+    const char *text = calibration_text;
+    size_t length = (size_t)(calibration_text_end - calibration_text);
+    char *data = NULL;
+    enum err err = ERR_OK;
+    if (options->data != NULL) {
+        err = runtime_text_read("data", options->data, MOST_BYTES, &data, &length, info);
+        text = data;
+    }
     if (err == ERR_OK)
-        err =
-            model_load(command->gguf, command->backend, CALIBRATE_SEQUENCE_TOKENS, 1, &command->loaded, info);
-    if (err != ERR_OK) return err;
-    struct calibrate_options options = {command->backend, command->workers, 4, progress, NULL};
-    err = calibrate_run(command->loaded, command->gguf, &options, command->tokens, command->n_tokens,
-                        &command->calibration, info);
-    if (err == ERR_OK) err = calibration_save(command->calibration, command->output, info);
+        err = tokenizer_encode(runtime->tokenizer, text, length, false, false, SIZE_MAX, tokens, n_tokens,
+                               info);
+    free(data);
+    if (err == ERR_OK && *n_tokens > (size_t)options->tokens) *n_tokens = (size_t)options->tokens;
     return err;
+}
+
+static enum err measure(const struct calibrate_command_options *options, const char *output,
+                        struct err_info *info)
+{
+    struct runtime_options open = {options->model, options->threads, options->device, options->cpu, "auto"};
+    struct runtime runtime = {0};
+    struct calibration *calibration = NULL;
+    int32_t *tokens = NULL;
+    size_t n_tokens = 0;
+    enum err err = runtime_open(&open, &runtime, info);
+    if (err == ERR_OK) err = tokens_load(options, &runtime, &tokens, &n_tokens, info);
+    if (err == ERR_OK) err = runtime_load(&runtime, CALIBRATE_SEQUENCE_TOKENS, 1, info);
+    struct calibrate_options calibrate = {runtime.backend, runtime.workers, 4, progress, NULL};
+    if (err == ERR_OK)
+        err = calibrate_run(runtime.model, runtime.gguf, &calibrate, tokens, n_tokens, &calibration, info);
+    if (err == ERR_OK) err = calibration_save(calibration, output, info);
+    if (err == ERR_OK) printf("%s\n", output);
+    calibration_free(calibration);
+    runtime_close(&runtime);
+    free(tokens);
+    return err;
+}
+
+static enum err command_run(const struct calibrate_command_options *options, struct err_info *info)
+{
+    char beside[4096];
+    if (options->help) {
+        option_help(&table, stdout);
+        return ERR_OK;
+    }
+    if (options->model == NULL) return err_set(info, ERR_USAGE, "no model is named; usage: %s", table.usage);
+    if (options->output != NULL) return measure(options, options->output, info);
+    if (!serve_calibration_beside(options->model, beside, sizeof beside))
+        return err_set_param(info, ERR_USAGE, "model", "the model's path is too long; name the --output");
+    return measure(options, beside, info);
 }
 
 int calibrate_command_main(int argc, char **argv)
 {
-    struct command command = {0};
-    struct err_info info = {0};
-    if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
-        usage(stdout);
-        return 0;
-    }
-    enum err err = command_read(argc, argv, &command, &info);
-    if (err == ERR_OK) err = command_run(&command, &info);
-    if (err == ERR_OK)
-        printf("%s\n", command.output);
-    else
-        fprintf(stderr, "octavo calibrate: %s\n", info.message);
-    calibration_free(command.calibration);
-    if (command.loaded != NULL) model_free(command.loaded);
-    if (command.backend != NULL) command.backend->destroy(command.backend);
-    if (command.workers != NULL) workers_free(command.workers);
-    if (command.gguf != NULL) gguf_close(command.gguf);
-    free(command.tokens);
-    free(command.text);
+    struct calibrate_command_options options;
+    struct option_state *state = NULL;
+    struct err_info info;
+    enum err err = option_parse(&table, argc, argv, 1, NULL, "help", &options, &state, &info);
+    if (err == ERR_OK) err = command_run(&options, &info);
+    if (err != ERR_OK) fprintf(stderr, "octavo calibrate: %s\n", info.message);
+    option_state_free(state);
     return err == ERR_OK ? 0 : err == ERR_USAGE ? 2 : 1;
 }

@@ -1,7 +1,7 @@
 #ifndef SERVER_CALIBRATE_COMMAND_H
 #define SERVER_CALIBRATE_COMMAND_H
 
-/* `octavo calibrate MODEL [--data FILE] [-o FILE]`: writes the side file (cache/calibration.h). argv[0] is
+/* `octavo calibrate MODEL [options]`: writes the side file (cache/calibration.h). argv[0] is
    "calibrate". Returns the process's exit code: 0, 1 (failed) or 2 (usage). */
 int calibrate_command_main(int argc, char **argv);
 

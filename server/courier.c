@@ -44,7 +44,7 @@ static void free_reply(struct request *request)
 }
 
 static bool init_choice(struct courier_choice *choice, struct courier_reply *reply, struct choice *source,
-                        struct arena *arena)
+                        bool places, struct arena *arena)
 {
     choice->reply = reply;
     choice->choice = source;
@@ -52,13 +52,13 @@ static bool init_choice(struct courier_choice *choice, struct courier_reply *rep
     buf_init(&choice->text, TEXT_BYTES);
     for (int list = 0; list < 4; list++) buf_init(&choice->lists[list], TEXT_BYTES);
     source->http_state = choice;
-    if (source->sampler.n_logprobs < 0 || reply->request->max_tokens == 0) return true;
+    if ((source->sampler.n_logprobs < 0 && !places) || reply->request->max_tokens == 0) return true;
     choice->starts = arena_alloc(arena, (size_t)reply->request->max_tokens, sizeof(*choice->starts));
     return choice->starts != NULL;
 }
 
-enum err courier_attach(struct request *request, struct http_call *call, const struct courier_format *format,
-                        bool stream, const struct api_stop *stop, void *state, struct err_info *info)
+enum err courier_attach(struct request *request, struct http_call *call, const struct courier_order *order,
+                        struct err_info *info)
 {
     struct arena *arena = request->arena;
     struct courier_reply *reply = arena_alloc(arena, 1, sizeof(*reply));
@@ -67,15 +67,15 @@ enum err courier_attach(struct request *request, struct http_call *call, const s
     if (!reply || !choices) return err_set(info, ERR_MEMORY, "no memory for the reply");
     *reply = (struct courier_reply){.request = request,
                                     .call = call,
-                                    .format = format,
-                                    .stream = stream,
-                                    .stop = stop,
-                                    .state = state,
+                                    .format = order->format,
+                                    .stream = order->stream,
+                                    .stop = order->stop,
+                                    .state = order->state,
                                     .choices = choices,
                                     .n_open = request->n_choices};
     for (int i = 0; i < request->n_choices; i++)
-        if (!init_choice(&choices[i], reply, &request->choices[i], arena))
-            return err_set(info, ERR_MEMORY, "no memory for the reply's logprobs");
+        if (!init_choice(&choices[i], reply, &request->choices[i], order->places, arena))
+            return err_set(info, ERR_MEMORY, "no memory for the places of the reply's tokens");
     http_call_retain(call);
     request->http_state = reply;
     request->http_release = free_reply;
@@ -110,10 +110,12 @@ static void find_stop(struct courier_choice *choice, size_t before)
 static void read_token(struct courier *courier, struct courier_choice *choice)
 {
     int i = choice->n_read++;
+    int32_t token = choice->choice->records[i].token;
+    const struct courier_format *format = choice->reply->format;
+    bool shows = format->shows && format->shows(choice->reply, token);
     size_t before = choice->held.length;
     if (choice->starts) choice->starts[i] = (uint32_t)(choice->n_passed + before);
-    detokenizer_push(&choice->detokenizer, courier->tokenizer, choice->choice->records[i].token, true,
-                     &choice->held);
+    detokenizer_push(&choice->detokenizer, courier->tokenizer, token, !shows, &choice->held);
     find_stop(choice, before);
 }
 
@@ -177,21 +179,34 @@ static void append_stream(struct courier *courier, struct courier_reply *reply)
     give_up(courier, reply);
 }
 
+static void print_fault(const struct courier_fault *fault, struct buf *out)
+{
+    buf_text(out, "data: ");
+    api_error_print(out, API_ERROR_OPENAI, fault->status, fault->message, fault->param, fault->code);
+    buf_text(out, "\n\n");
+}
+
 /* The engine or the memory gave out. */
 static void fail_reply(struct courier *courier, struct courier_reply *reply, const struct err_info *error)
 {
-    int status = error->code == ERR_CLOSED || error->code == ERR_BUSY ? 503 : 500;
+    bool late = error->code == ERR_TIMEOUT,
+         away = error->code == ERR_CLOSED || error->code == ERR_BUSY || error->code == ERR_DEVICE;
+    bool asked = error->code == ERR_UNSUPPORTED; /* for what the model cannot do */
+    int status = late ? 504 : away ? 503 : asked ? 400 : 500;
+    const char *code = late ? "timeout" : error->code == ERR_DEVICE ? "device_failed" : NULL;
     log_warn("courier", "%s: %s", reply->request->id, error->message);
     if (reply->begun) {
+        struct courier_fault fault = {status, error->message, error->param, code};
         buf_clear(&courier->out);
-        buf_text(&courier->out, "data: ");
-        api_error_print(&courier->out, status, error->message, error->param, NULL);
-        buf_text(&courier->out, "\n\n");
+        if (reply->format->fail)
+            reply->format->fail(reply, &fault, &courier->out);
+        else
+            print_fault(&fault, &courier->out);
         append_stream(courier, reply);
         if (!reply->over) http_stream_end(reply->call);
     } else {
         if (status == 503) http_reply_header(reply->call, "Retry-After", "5");
-        http_fail(reply->call, status, error->param, NULL, "%s", error->message);
+        http_fail(reply->call, status, error->param, code, "%s", error->message);
     }
     if (!reply->over) give_up(courier, reply);
 }
@@ -231,6 +246,17 @@ static void end_reply(struct courier *courier, struct courier_reply *reply)
 
 /* --- News --- */
 
+static void read_progress(struct courier *courier, struct courier_choice *choice)
+{
+    const struct courier_reply *reply = choice->reply;
+    if (!reply->request->return_progress || !reply->stream || !reply->format->progress) return;
+    int n = atomic_load(&choice->choice->n_processed);
+    if (n == choice->n_processed) return;
+    if (choice->n_processed == 0) reply->format->progress(choice, choice->choice->n_cached, &courier->out);
+    choice->n_processed = n;
+    reply->format->progress(choice, n, &courier->out);
+}
+
 /* Everything the engine has published for one choice. */
 static void read_choice(struct courier *courier, struct courier_choice *choice)
 {
@@ -248,6 +274,7 @@ static void read_choice(struct courier *courier, struct courier_choice *choice)
         fail_reply(courier, reply, &reply->request->error);
         return;
     }
+    read_progress(courier, choice);
     if (finish == FINISH_NONE && n_ready == choice->n_read) return;
     while (choice->n_read < n_ready && !choice->finish) read_token(courier, choice);
     if (finish != FINISH_NONE && !choice->finish) read_finish(choice, finish);

@@ -31,10 +31,11 @@ struct courier_choice {
     struct buf held;     /* text that is not certain yet */
     size_t n_passed;     /* bytes given to the format so far */
     int n_passed_tokens; /* records given to the format so far (with logprobs) */
-    uint32_t *starts;    /* [max_tokens] with logprobs: where in the text each token starts, in bytes */
+    uint32_t *starts;    /* [max_tokens] where in the text each token starts, in bytes; NULL: not asked for */
 
-    bool begun; /* a piece has been given to the format */
-    bool cut;   /* a stop string ended it */
+    int n_processed; /* of the prompt, tokens that the client has been told of; 0: it was told nothing */
+    bool begun;      /* a piece has been given to the format */
+    bool cut;        /* a stop string ended it */
 
     /* The format's own. */
     size_t n_chars;      /* characters written so far */
@@ -53,11 +54,24 @@ struct courier_piece {
     bool last; /* choice->finish is set */
 };
 
+/* Why a reply cannot be finished. */
+struct courier_fault {
+    int status; /* as HTTP has it */
+    const char *message, *param, *code;
+};
+
 struct courier_format {
     /* Streams: append the events for it to out. Whole replies: keep it; out is NULL. */
     void (*piece)(const struct courier_piece *piece, struct buf *out);
+    /* Streams with return_progress, before the first piece: append an event that says how much of the prompt
+       is read, first what the cache had. NULL: there is none. */
+    void (*progress)(const struct courier_choice *choice, int n_processed, struct buf *out);
     /* All choices have finished: append the stream's last events, or the whole body. */
     void (*end)(struct courier_reply *reply, struct buf *out);
+    /* A stream that has begun fails: append its last event. NULL: an event with OpenAI's error object. */
+    void (*fail)(struct courier_reply *reply, const struct courier_fault *fault, struct buf *out);
+    /* Whether a control token's text is shown in the reply's; NULL: never. */
+    bool (*shows)(const struct courier_reply *reply, int32_t token);
     const char *stream_type; /* content types */
     const char *whole_type;
 };
@@ -86,9 +100,16 @@ void courier_set_engine(struct courier *courier, struct engine *engine);
 /* For engine_options.deliver; context is the courier. */
 void courier_deliver(void *context, struct request *first);
 
-/* Before engine_submit: binds a request to its call. Retains the call. state and stop live in the request's
-   arena. ERR_MEMORY when the arena is full. */
-enum err courier_attach(struct request *request, struct http_call *call, const struct courier_format *format,
-                        bool stream, const struct api_stop *stop, void *state, struct err_info *info);
+/* What a request's reply is to be; state and stop live in the request's arena. */
+struct courier_order {
+    const struct courier_format *format;
+    bool stream;
+    bool places; /* the format wants to know where tokens start, also without logprobs */
+    const struct api_stop *stop;
+    void *state;
+};
+/* Before engine_submit: binds a request to its call. Retains the call. ERR_MEMORY when the arena is full. */
+enum err courier_attach(struct request *request, struct http_call *call, const struct courier_order *order,
+                        struct err_info *info);
 
 #endif

@@ -1,4 +1,5 @@
-#include "server/engine_internal.h"
+#include "server/engine_cache.h"
+#include "server/engine_snapshot.h"
 
 #include "config/log.h"
 #include "kernels/workers.h"
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FRAME_TOKENS = 256, DEFAULT_STEP_MS = 400 };
+enum { DEFAULT_STEP_MS = 400, MOST_CHOICES = 1024 /* of one request */ };
 
 /* --- Creation --- */
 
@@ -19,6 +20,12 @@ static enum err check_options(const struct engine_options *options, struct err_i
     if (options->recent_blocks < 0)
         return err_set_param(info, ERR_USAGE, "kv-recent", "--kv-recent is %d: it must not be negative",
                              options->recent_blocks);
+    if (options->swap_bytes > 0 && options->no_prefix_cache)
+        return err_set_param(info, ERR_USAGE, "swap-bytes",
+                             "--swap-bytes is the second store of the prefix cache: do without "
+                             "--no-prefix-cache");
+    if (options->swap_bytes == 0 && options->swap_file != NULL)
+        return err_set_param(info, ERR_USAGE, "swap-file", "--swap-file needs --swap-bytes, its size");
     return ERR_OK;
 }
 
@@ -32,57 +39,37 @@ static void fill_defaults(struct engine *engine)
 
     struct kv_shape shape;
     model_kv_shape(options->model, &shape);
-    for (int format = 0; format < KV_FORMATS; format++)
+    engine->n_formats = kv_formats_count(options->formats);
+    for (int format = 0; format < engine->n_formats; format++)
         engine->policies[format] = (struct kv_policy){.shape = shape,
-                                                      .format = (enum kv_format)format,
+                                                      .format = kv_formats_at(options->formats, format),
                                                       .recent_blocks = options->recent_blocks,
                                                       .sink_tokens = options->sink_tokens};
     engine->n_vocab = model_config(options->model)->n_vocab;
     engine->max_prompt_tokens = options->max_batch_tokens;
-}
-
-static enum err create_tables(struct engine *engine, struct err_info *info)
-{
-    const struct engine_options *options = &engine->options;
-    const double *inv_freq = model_inv_freq(options->model);
-    const struct calibration *calibration = options->calibration;
-    if (calibration != NULL) {
-        int n_frames = options->ctx_size / calibration->frame_tokens + 1;
-        return calibration_tables(calibration, n_frames, inv_freq, &engine->tables, info);
-    }
-    engine->tables = kv_tables_identity(&engine->policies[0].shape, FRAME_TOKENS,
-                                        options->ctx_size / FRAME_TOKENS + 1, inv_freq);
-    return engine->tables != NULL ? ERR_OK : err_set(info, ERR_MEMORY, "no memory for the KV cache's tables");
+    engine->gate = (struct sched_gate){.parallel = options->parallel,
+                                       .max_queue = options->max_queue,
+                                       .max_queue_tokens = options->max_queue_tokens,
+                                       .max_wait_us = options->max_queue_wait_us,
+                                       .max_queued_per_key = options->max_queued_per_key};
 }
 
 static enum err create_cache(struct engine *engine, struct err_info *info)
 {
     const struct engine_options *options = &engine->options;
-    const struct kv_shape *shape = &engine->policies[0].shape;
-    struct sched_config config = {.kv_bytes = options->kv_bytes,
+    struct sched_config config = {.n_formats = engine->n_formats,
+                                  .kv_bytes = options->kv_bytes,
                                   .ctx_size = options->ctx_size,
                                   .parallel = options->parallel,
+                                  .max_sequences = options->parallel + options->max_queue + MOST_CHOICES,
                                   .max_batch_tokens = options->max_batch_tokens,
-                                  .max_logits = options->max_logits};
+                                  .max_logits = options->max_logits,
+                                  .admission = options->optimistic ? SCHED_OPTIMISTIC : SCHED_NO_EVICT};
     memcpy(config.policies, engine->policies, sizeof config.policies);
-    enum err err = sched_create(&config, &engine->sched, info);
-    if (err == ERR_OK) err = kv_pool_create(shape, options->kv_bytes, &engine->pool, info);
-    if (err != ERR_OK) return err;
-
-    engine->staging = kv_staging_create(shape, options->max_batch_tokens, options->backend);
-    err = create_tables(engine, info);
-    if (err != ERR_OK) return err;
-    engine->all_kv = calloc((size_t)options->parallel, sizeof *engine->all_kv);
-    engine->free_kv = calloc((size_t)options->parallel, sizeof *engine->free_kv);
-    if (engine->staging == NULL || engine->all_kv == NULL || engine->free_kv == NULL)
-        return err_set(info, ERR_MEMORY, "no memory for the KV cache's tables");
-    for (int i = 0; i < options->parallel; i++) {
-        err = kv_sequence_create(&engine->policies[options->default_format], engine->pool, engine->staging,
-                                 options->backend, options->ctx_size, &engine->all_kv[i], info);
-        if (err != ERR_OK) return err;
-        engine->free_kv[engine->n_free_kv++] = engine->all_kv[i];
-    }
-    return ERR_OK;
+    enum err err = engine_device_create(engine, info);
+    if (engine->prefix != NULL) config.cache = &engine->cache;
+    if (err == ERR_OK) err = sched_create(&config, &engine->sched, info);
+    return err == ERR_OK ? sched_gate_open(&engine->gate, config.max_sequences, info) : err;
 }
 
 static enum err create_batch(struct engine *engine, struct err_info *info)
@@ -103,34 +90,27 @@ static enum err create_batch(struct engine *engine, struct err_info *info)
     if (engine->tokens == NULL || engine->spans == NULL || engine->rows == NULL ||
         engine->logit_rows == NULL || engine->samplers == NULL || short_of_memory)
         return err_set(info, ERR_MEMORY, "no memory for a batch of %d tokens", options->max_batch_tokens);
-    return ERR_OK;
+    return engine_grammar_create(engine, info);
 }
 
 static void log_capacity(const struct engine *engine)
 {
     const struct engine_options *options = &engine->options;
-    enum kv_format chosen = options->default_format;
+    struct engine_capacity capacity;
 
-    for (int f = 0; f < KV_FORMATS; f++) {
-        enum kv_format format = (enum kv_format)f;
+    for (int format = 0; format < engine->n_formats; format++) {
+        engine_capacity(engine, format, options->ctx_size, &capacity);
         log_info("engine",
                  "KV cache of %zu bytes, format %s: %d concurrent sequences of %d tokens fit (%.2f bits per "
                  "value)%s",
-                 options->kv_bytes, kv_format_name(format),
-                 sched_fitting(engine->sched, format, options->ctx_size), options->ctx_size,
-                 kv_policy_bits(&engine->policies[format], options->ctx_size),
-                 format == chosen ? "; the default" : "");
+                 options->kv_bytes, engine->policies[format].format->name, capacity.fitting,
+                 options->ctx_size, capacity.bits, format == 0 ? "; the default" : "");
+        if (capacity.fitting == 0)
+            log_warn("engine",
+                     "the KV cache does not hold one sequence of --ctx-size %d in format %s: longer requests "
+                     "get an error; raise --kv-cache-bytes",
+                     options->ctx_size, engine->policies[format].format->name);
     }
-    if (sched_fitting(engine->sched, chosen, options->ctx_size) == 0)
-        log_warn("engine",
-                 "the KV cache does not hold one sequence of --ctx-size %d: longer requests get an error; "
-                 "raise --kv-cache-bytes",
-                 options->ctx_size);
-    if (chosen != KV_FORMAT_F16 && options->calibration == NULL)
-        log_warn("engine",
-                 "KV cache format %s is uncalibrated: its error is several times larger than after "
-                 "`octavo calibrate`",
-                 kv_format_name(chosen));
 }
 
 /* --- The thread --- */
@@ -141,18 +121,30 @@ static void update_metrics(struct engine *engine)
     struct metrics_kv kv = {0};
     struct kv_pool_stats stats;
 
-    for (struct sched_seq *seq = sched_running(engine->sched); seq != NULL; seq = seq->next)
+    for (struct sched_seq *seq = sched_running(engine->sched); seq != NULL;
+         seq = sched_next(engine->sched, seq))
         metrics_kv_add(&kv, &engine->policies[seq->format], seq->n_cached);
     kv_pool_stats(engine->pool, &stats);
     metrics_set_kv(metrics, &kv);
-    metrics_set_pool(metrics, &stats);
+    metrics_set_sched(metrics, sched_stats(engine->sched), sched_waiting_tokens(engine->sched));
+    struct kv_prefix_stats prefix = {0};
+    if (engine->prefix != NULL) kv_prefix_stats(engine->prefix, &prefix);
+    metrics_set_pool(metrics, &stats, &prefix);
+    struct kv_swap_stats swap = {0};
+    if (engine->swap != NULL) kv_swap_stats(engine->swap, &swap);
+    metrics_set_swap(metrics, &swap);
     int64_t running = sched_running_count(engine->sched);
     atomic_store_explicit(&metrics->running, running, memory_order_relaxed);
     if (running > atomic_load_explicit(&metrics->running_peak, memory_order_relaxed))
         atomic_store_explicit(&metrics->running_peak, running, memory_order_relaxed);
+}
+
+static void update_waiting(struct engine *engine)
+{
     /* Those in the mailbox were counted by who put them there. */
     int n_waiting = sched_waiting_count(engine->sched);
-    atomic_fetch_add_explicit(&metrics->waiting, n_waiting - engine->n_counted, memory_order_relaxed);
+    atomic_fetch_add_explicit(&engine->options.metrics->waiting, n_waiting - engine->n_counted,
+                              memory_order_relaxed);
     engine->n_counted = n_waiting;
 }
 
@@ -161,8 +153,12 @@ static void check_invariants(const struct engine *engine)
 #ifdef OCTAVO_CHECKS
     sched_verify(engine->sched);
     kv_pool_check(engine->pool);
-    /* What the scheduler believes to be held is held, to the byte. */
-    assert(sched_held_bytes(engine->sched) + kv_pool_free_bytes(engine->pool) == engine->options.kv_bytes);
+    if (engine->swap != NULL) kv_swap_check(engine->swap);
+    if (engine->prefix != NULL)
+        kv_prefix_check(engine->prefix);
+    else /* what the scheduler believes to be held is held, to the byte */
+        assert(sched_held_bytes(engine->sched) + kv_pool_free_bytes(engine->pool) ==
+               engine->options.kv_bytes);
 #else
     (void)engine;
 #endif
@@ -180,7 +176,7 @@ static void deliver_news(struct engine *engine)
     atomic_fetch_sub(&engine->n_live, n_ended);
 }
 
-static void end_open_jobs(struct engine *engine, struct engine_ticket *ticket, enum finish_reason reason)
+void engine_end_jobs(struct engine *engine, struct engine_ticket *ticket, enum finish_reason reason)
 {
     int n_choices = ticket->request->n_choices;
     /* The last one takes the ticket with it, so it is counted beforehand. */
@@ -195,7 +191,7 @@ static void end_open_jobs(struct engine *engine, struct engine_ticket *ticket, e
 static void cancel_ticket(struct engine *engine, struct engine_ticket *ticket)
 {
     ticket->cancelled = true;
-    end_open_jobs(engine, ticket, FINISH_CANCELLED);
+    engine_end_jobs(engine, ticket, FINISH_CANCELLED);
 }
 
 static void accept_ticket(struct engine *engine, struct engine_ticket *ticket)
@@ -212,7 +208,7 @@ static void accept_ticket(struct engine *engine, struct engine_ticket *ticket)
     if (atomic_load(&request->cancelled))
         cancel_ticket(engine, ticket);
     else if (request->max_tokens == 0 && request->choices[0].prompt_records == NULL)
-        end_open_jobs(engine, ticket, FINISH_LENGTH); /* nothing is asked for */
+        engine_end_jobs(engine, ticket, FINISH_LENGTH); /* nothing is asked for */
 }
 
 static void cancel_tickets(struct engine *engine)
@@ -224,14 +220,23 @@ static void cancel_tickets(struct engine *engine)
     }
 }
 
-static void fail_tickets(struct engine *engine)
+/* Whoever has run out of time, waiting or running. */
+static void expire_tickets(struct engine *engine)
+{
+    struct sched_seq *seq;
+    while ((seq = sched_expired(engine->sched, clock_us())) != NULL) {
+        struct engine_ticket *ticket = ((struct engine_job *)seq->owner)->ticket;
+        err_set(&ticket->request->error, ERR_TIMEOUT, "the request's time is up (timeout_ms)");
+        engine_end_jobs(engine, ticket, FINISH_ERROR);
+    }
+}
+
+static void fail_tickets(struct engine *engine, enum err code, const char *message)
 {
     for (struct engine_ticket *ticket = engine->live, *next; ticket != NULL; ticket = next) {
         next = ticket->next;
-        if (ticket->request->error.code == ERR_OK)
-            err_set(&ticket->request->error, ERR_CLOSED,
-                    "the server was stopped before the request was finished");
-        end_open_jobs(engine, ticket, FINISH_ERROR);
+        if (ticket->request->error.code == ERR_OK) err_set(&ticket->request->error, code, "%s", message);
+        engine_end_jobs(engine, ticket, FINISH_ERROR);
     }
 }
 
@@ -239,15 +244,13 @@ static void fail_tickets(struct engine *engine)
 static bool collect_mail(struct engine *engine)
 {
     pthread_mutex_lock(&engine->lock);
-    engine->pace_us = sched_pace_us(engine->sched, engine_now_us());
-    engine->n_waiting = sched_waiting_count(engine->sched);
-    engine->n_running = sched_running_count(engine->sched);
-    while (engine->mail_first == NULL && engine->live == NULL && !engine->stopping)
+    while (engine->mail_first == NULL && engine->live == NULL && !engine->stopping) {
+        sched_gate_sync(&engine->gate, engine->sched); /* the gate must not remember what ran last */
         pthread_cond_wait(&engine->wake, &engine->lock);
+    }
+    sched_gate_sync(&engine->gate, engine->sched);
     struct engine_ticket *mail = engine->mail_first;
     engine->mail_first = engine->mail_last = NULL;
-    engine->n_waiting += engine->n_mailed;
-    engine->n_mailed = 0;
     bool stopping = engine->stopping;
     pthread_mutex_unlock(&engine->lock);
 
@@ -259,20 +262,32 @@ static bool collect_mail(struct engine *engine)
     return stopping;
 }
 
+static void run_step(struct engine *engine)
+{
+    engine_step(engine);
+    if (engine_device_failure(engine) != NULL) engine_fail_running(engine);
+    update_metrics(engine);
+    check_invariants(engine);
+}
+
 static void *engine_run(void *context)
 {
     struct engine *engine = context;
     for (;;) {
-        bool stopping = collect_mail(engine);
+        bool stopping = collect_mail(engine), broken = atomic_load(&engine->state) == ENGINE_BROKEN;
         if (stopping)
-            fail_tickets(engine);
+            fail_tickets(engine, ERR_CLOSED, "the server was stopped before the request was finished");
+        else if (broken)
+            fail_tickets(engine, ERR_DEVICE, "the device failed and could not be restarted");
         else
             cancel_tickets(engine);
-        engine_step(engine);
-        update_metrics(engine);
-        check_invariants(engine);
+        expire_tickets(engine);
+        if (engine->pool != NULL) run_step(engine);
+        update_waiting(engine);
+        engine_snapshot_publish(engine->snapshot, engine);
         deliver_news(engine);
         if (stopping) return NULL;
+        if (!broken && engine_device_failure(engine) != NULL) engine_restart(engine);
     }
 }
 
@@ -288,7 +303,9 @@ enum err engine_create(const struct engine_options *options, struct engine **out
     fill_defaults(engine);
     err = create_cache(engine, info);
     if (err == ERR_OK) err = create_batch(engine, info);
+    if (err == ERR_OK) err = engine_snapshot_create(options->parallel, &engine->snapshot, info);
     if (err == ERR_OK) err = engine_warm_up(engine, info);
+    if (err == ERR_OK) err = engine_cache_load(engine, info);
     if (err != ERR_OK) goto out;
     update_metrics(engine);
     log_capacity(engine);
@@ -315,17 +332,14 @@ void engine_free(struct engine *engine)
         pthread_mutex_unlock(&engine->lock);
         pthread_join(engine->thread, NULL);
     }
-    for (int i = 0; i < engine->options.parallel && engine->all_kv != NULL; i++)
-        kv_sequence_free(engine->all_kv[i]);
+    engine_device_free(engine);
     for (int i = 0; i < workers_count(engine->options.workers) && engine->samplers != NULL; i++)
         sampler_free(engine->samplers[i]);
-    kv_staging_free(engine->staging);
-    kv_pool_free(engine->pool);
-    kv_tables_free(engine->tables);
+    engine_grammar_free(engine);
+    engine_snapshot_free(engine->snapshot);
     sched_free(engine->sched);
+    sched_gate_close(&engine->gate);
     free(engine->samplers);
-    free(engine->all_kv);
-    free(engine->free_kv);
     free(engine->tokens);
     free(engine->spans);
     free(engine->rows);
@@ -337,27 +351,21 @@ void engine_free(struct engine *engine)
 
 /* --- From other threads --- */
 
-/* Into the mailbox, when there is room in the queue. What waits may fill max_queue beside the free places in
-   the batch; into an idle engine even more, so that no request is refused for ever for its many choices. */
+/* Into the mailbox, when the gate lets it pass. */
 static enum err post(struct engine *engine, struct engine_ticket *ticket, int *retry_after_s,
                      struct err_info *info)
 {
-    const struct engine_options *options = &engine->options;
     int n = ticket->request->n_choices;
-    enum err err = ERR_OK;
+    int64_t n_tokens = 0;
+    enum err err;
+    for (int i = 0; i < n; i++) n_tokens += ticket->request->choices[i].n_prompt;
 
     pthread_mutex_lock(&engine->lock);
-    int waiting = engine->n_waiting + engine->n_mailed;
-    int places = options->parallel - engine->n_running;
-    int excess = waiting + n - options->max_queue - places;
-    if (engine->draining) {
+    if (engine->draining)
         err = err_set(info, ERR_CLOSED, "the server is shutting down");
-    } else if (excess > 0 && (waiting > 0 || engine->n_running > 0)) {
-        *retry_after_s = sched_retry_after_s(engine->pace_us, excess);
-        err = err_set(info, ERR_BUSY,
-                      "the queue is full: %d sequences run and %d wait (--max-queue %d); try again in %d s",
-                      engine->n_running, waiting, options->max_queue, *retry_after_s);
-    } else {
+    else
+        err = sched_gate_pass(&engine->gate, ticket->request->tenant, n, n_tokens, retry_after_s, info);
+    if (err == ERR_OK) {
         request_retain(ticket->request);
         atomic_fetch_add(&engine->n_live, 1);
         ticket->next = NULL;
@@ -366,8 +374,7 @@ static enum err post(struct engine *engine, struct engine_ticket *ticket, int *r
         else
             engine->mail_first = ticket;
         engine->mail_last = ticket;
-        engine->n_mailed += n;
-        atomic_fetch_add_explicit(&options->metrics->waiting, n, memory_order_relaxed);
+        atomic_fetch_add_explicit(&engine->options.metrics->waiting, n, memory_order_relaxed);
         pthread_cond_signal(&engine->wake);
     }
     pthread_mutex_unlock(&engine->lock);
@@ -402,6 +409,27 @@ void engine_drain(struct engine *engine)
     pthread_mutex_lock(&engine->lock);
     engine->draining = true;
     pthread_mutex_unlock(&engine->lock);
+}
+
+void engine_capacity(const struct engine *engine, int format, int n_tokens, struct engine_capacity *out)
+{
+    const struct kv_policy *policy = &engine->policies[format];
+    *out = (struct engine_capacity){
+        .sequence_bytes = kv_policy_bytes(policy, n_tokens),
+        .step_bytes = kv_policy_step_bytes(policy, engine->options.max_batch_tokens),
+        .fitting = sched_fitting(engine->sched, format, n_tokens),
+        .bits = kv_policy_bits(policy, n_tokens),
+    };
+}
+
+enum err engine_sequences(struct engine *engine, struct engine_view *out, struct err_info *info)
+{
+    return engine_snapshot_read(engine->snapshot, out, info);
+}
+
+enum engine_state engine_state(const struct engine *engine)
+{
+    return (enum engine_state)atomic_load(&engine->state);
 }
 
 bool engine_idle(const struct engine *engine)

@@ -1,4 +1,5 @@
-#include "server/engine_internal.h"
+#include "server/engine_cache.h"
+#include "server/engine_swap.h"
 
 #include "config/log.h"
 #include "kernels/workers.h"
@@ -7,13 +8,12 @@
 
 /* --- The batch --- */
 
-static void take_kv(struct engine *engine, struct engine_job *job)
+/* Its first step ever. */
+static void note_start(struct engine *engine, struct engine_job *job)
 {
-    struct metrics *metrics = engine->options.metrics;
-    assert(engine->n_free_kv > 0);
-    job->kv = engine->free_kv[--engine->n_free_kv];
-    kv_sequence_reset(job->kv, &engine->policies[job->seq.format]);
-    metrics_observe(&metrics->queue_time, job->seq.admitted_us - job->seq.arrived_us);
+    job->started = true;
+    job->choice->n_cached = job->seq.n_cached;
+    metrics_observe(&engine->options.metrics->queue_time, job->seq.admitted_us - job->seq.arrived_us);
 }
 
 static void add_rows(struct engine *engine, const struct engine_job *job, int first_row)
@@ -44,14 +44,13 @@ static void build_batch(struct engine *engine, struct sched_seq *const *chosen, 
                         struct model_batch *batch)
 {
     kv_staging_reset(engine->staging);
-    *batch = (struct model_batch){.tokens = engine->tokens,
-                                  .spans = engine->spans,
-                                  .logit_rows = engine->logit_rows,
-                                  .tables = engine->tables};
+    *batch = (struct model_batch){
+        .tokens = engine->tokens, .spans = engine->spans, .logit_rows = engine->logit_rows};
     for (int i = 0; i < n_chosen; i++) {
         struct engine_job *job = chosen[i]->owner;
         struct err_info info;
-        if (job->kv == NULL) take_kv(engine, job);
+        if (job->kv == NULL) engine_cache_open(engine, job);
+        if (!job->started) note_start(engine, job);
         if (kv_sequence_begin(job->kv, job->seq.n_step, &info) != ERR_OK) {
             log_error("engine", "%s: a planned step does not fit: %s", job->ticket->request->id,
                       info.message);
@@ -95,8 +94,11 @@ static void draw_row(void *context, int item, int worker)
         top =
             choice->prompt_top != NULL ? choice->prompt_top + (size_t)row->scored * (size_t)n_logprobs : NULL;
     } else {
-        sampler_draw(engine->samplers[worker], &choice->sampler, logits, choice->prompt, choice->n_prompt,
-                     job->output, job->n_output, &result);
+        const uint32_t *allowed = NULL;
+        if (job->grammar != NULL && (allowed = engine_grammar_mask(engine, job, worker)) == NULL) return;
+        sampler_draw(engine->samplers[worker], &choice->sampler, logits, allowed, choice->prompt,
+                     choice->n_prompt, job->output, job->n_output, &result);
+        if (job->grammar != NULL) engine_grammar_accept(job, result.token);
         job->output[job->n_output] = result.token;
         record = &choice->records[job->n_output];
         top = choice->top != NULL ? choice->top + (size_t)job->n_output * (size_t)n_logprobs : NULL;
@@ -115,6 +117,17 @@ static void note_news(struct engine *engine, struct request *request)
     engine->news = request;
 }
 
+static void count_tenant(struct metrics *metrics, const struct engine_ticket *ticket)
+{
+    uint64_t n_prompt = 0, n_output = 0;
+    if (ticket->request->tenant_number < 0) return;
+    for (int i = 0; i < ticket->request->n_choices; i++) {
+        n_prompt += (uint64_t)ticket->jobs[i].seq.n_prompt;
+        n_output += (uint64_t)ticket->jobs[i].n_output;
+    }
+    metrics_add_tenant(metrics, ticket->request->tenant_number, n_prompt, n_output);
+}
+
 static void end_ticket(struct engine *engine, struct engine_ticket *ticket, int64_t now_us)
 {
     struct metrics *metrics = engine->options.metrics;
@@ -127,6 +140,7 @@ static void end_ticket(struct engine *engine, struct engine_ticket *ticket, int6
         outcome = OUTCOME_CANCELLED;
     atomic_fetch_add_explicit(&metrics->requests[outcome], 1, memory_order_relaxed);
     if (outcome == OUTCOME_OK) metrics_observe(&metrics->end_to_end, now_us - request->arrival_us);
+    count_tenant(metrics, ticket);
 
     if (ticket->previous != NULL)
         ticket->previous->next = ticket->next;
@@ -140,25 +154,23 @@ static void end_ticket(struct engine *engine, struct engine_ticket *ticket, int6
 void engine_job_end(struct engine *engine, struct engine_job *job, enum finish_reason reason)
 {
     struct engine_ticket *ticket = job->ticket;
-    int64_t now_us = engine_now_us();
+    int64_t now_us = clock_us();
 
     if (reason == FINISH_STOP || reason == FINISH_LENGTH)
-        sched_finish(engine->sched, &job->seq, now_us);
+        sched_finish(engine->sched, &job->seq);
     else
         sched_cancel(engine->sched, &job->seq);
-    if (job->kv != NULL) {
-        kv_sequence_reset(job->kv, &engine->policies[job->seq.format]);
-        engine->free_kv[engine->n_free_kv++] = job->kv;
-        job->kv = NULL;
-    }
+    engine_cache_close(engine, job);
     atomic_store(&job->choice->finish, (int)reason);
     note_news(engine, ticket->request);
     if (--ticket->n_open == 0) end_ticket(engine, ticket, now_us);
 }
 
-static bool is_stop(const struct engine *engine, const struct request *request, int32_t token)
+static bool is_stop(const struct engine *engine, const struct engine_job *job, int32_t token)
 {
-    if (!request->ignore_eos && tokenizer_is_end(engine->options.tokenizer, token)) return true;
+    const struct request *request = job->ticket->request;
+    bool ends = !request->ignore_eos || job->grammar != NULL; /* a grammar's end is one */
+    if (job->complete || (ends && tokenizer_is_end(engine->options.tokenizer, token))) return true;
     for (int i = 0; i < request->n_stop_tokens; i++) {
         if (request->stop_tokens[i] == token) return true;
     }
@@ -181,7 +193,7 @@ static void publish_token(struct engine *engine, struct engine_job *job, int64_t
     job->last_token_us = now_us;
     atomic_fetch_add_explicit(&metrics->generated_tokens, 1, memory_order_relaxed);
 
-    if (is_stop(engine, request, token))
+    if (is_stop(engine, job, token))
         engine_job_end(engine, job, FINISH_STOP);
     else if (job->n_output == request->max_tokens)
         engine_job_end(engine, job, FINISH_LENGTH);
@@ -189,12 +201,30 @@ static void publish_token(struct engine *engine, struct engine_job *job, int64_t
         sched_token(&job->seq);
 }
 
+/* A preempted sequence reads what it had read again; that is no progress. */
+static void publish_progress(struct engine *engine, const struct engine_job *job)
+{
+    const struct sched_seq *seq = &job->seq;
+    struct request *request = job->ticket->request;
+    int n = seq->n_cached < seq->n_prompt ? seq->n_cached : seq->n_prompt;
+    if (!request->return_progress || job->failed || n <= atomic_load(&job->choice->n_processed)) return;
+    atomic_store(&job->choice->n_processed, n);
+    note_news(engine, request);
+}
+
 static void publish_job(struct engine *engine, struct engine_job *job, int64_t now_us)
 {
     struct request *request = job->ticket->request;
+    publish_progress(engine, job);
     if (job->failed) {
         if (request->error.code == ERR_OK)
             err_set(&request->error, ERR_BUSY, "the KV cache had no room for the next token");
+        engine_job_end(engine, job, FINISH_ERROR);
+    } else if (job->stuck) {
+        if (request->error.code == ERR_OK)
+            err_set(&request->error, ERR_UNSUPPORTED,
+                    "after %d tokens the model's vocabulary has none that the grammar lets follow",
+                    job->n_output);
         engine_job_end(engine, job, FINISH_ERROR);
     } else if (job->sampled) {
         publish_token(engine, job, now_us);
@@ -210,6 +240,8 @@ static void adapt_step(struct engine *engine, int n, int64_t took_us)
 {
     enum { LEAST = 16 };
     int64_t target_us = (int64_t)engine->options.step_target_ms * 1000;
+    double token_us = (double)took_us / n;
+    engine->token_us += (token_us - engine->token_us) * (engine->token_us > 0 ? 0.25 : 1);
     if (target_us <= 0) return;
     int64_t fitting = n * target_us / (took_us > 0 ? took_us : 1);
     if (fitting < LEAST) fitting = LEAST;
@@ -239,24 +271,31 @@ void engine_step(struct engine *engine)
 {
     struct sched_seq *const *chosen;
     struct model_batch batch;
-    int64_t start_us = engine_now_us();
+    int64_t start_us = clock_us();
+    engine_cache_begin(engine);
     int n_chosen = sched_plan(engine->sched, start_us, engine->max_prompt_tokens, &chosen);
-    if (n_chosen == 0) return;
+    if (n_chosen == 0) {
+        engine_swap_wait(engine);
+        return;
+    }
 
     build_batch(engine, chosen, n_chosen, &batch);
     int n_prompt = count_prompt_tokens(chosen, n_chosen);
     if (batch.n_tokens > 0) model_forward(engine->options.model, &batch, &engine->logits);
-    if (batch.n_logits > 0) workers_run(engine->options.workers, batch.n_logits, draw_row, engine);
+    bool failed = engine_device_failure(engine) != NULL;
+    if (batch.n_logits > 0 && !failed) workers_run(engine->options.workers, batch.n_logits, draw_row, engine);
 
     /* Whether a sequence has a new token is known before the step's tokens count, and acted upon after. */
     for (int i = 0; i < n_chosen; i++) {
         struct engine_job *job = chosen[i]->owner;
         job->sampled = sched_samples(chosen[i]);
-        if (chosen[i]->n_step > 0) kv_sequence_end(job->kv);
+        if (chosen[i]->n_step > 0) engine_cache_end(engine, job);
     }
     sched_advance(engine->sched);
+    if (failed) return; /* nothing to publish: engine_fail_running */
+    engine->n_restarts = 0;
     count_step(engine, &batch, n_prompt);
-    int64_t now_us = engine_now_us();
+    int64_t now_us = clock_us();
     for (int i = 0; i < n_chosen; i++) publish_job(engine, chosen[i]->owner, now_us);
     /* Steps without much of a prompt say nothing of how long one takes. */
     if (n_prompt >= engine->max_prompt_tokens / 2) adapt_step(engine, n_prompt, now_us - start_us);
@@ -281,17 +320,19 @@ enum err engine_warm_up(struct engine *engine, struct err_info *info)
     engine->max_prompt_tokens = engine->options.max_batch_tokens;
     for (int round = 0; round < 2; round++) {
         kv_staging_reset(engine->staging);
-        kv_sequence_reset(kv, &engine->policies[KV_FORMAT_F16]);
+        kv_sequence_reset(kv, &engine->policies[0]);
         enum err err = kv_sequence_begin(kv, n, info);
         if (err != ERR_OK) return err;
         kv_sequence_span(kv, 0, engine->spans);
-        int64_t start_us = engine_now_us();
+        int64_t start_us = clock_us();
         model_forward(engine->options.model, &batch, &engine->logits);
-        int64_t took_us = engine_now_us() - start_us;
+        int64_t took_us = clock_us() - start_us;
         kv_sequence_end(kv);
         adapt_step(engine, n, took_us);
         log_debug("engine", "warm-up: %d tokens took %.1f ms", n, (double)took_us * 1e-3);
     }
-    kv_sequence_reset(kv, &engine->policies[KV_FORMAT_F16]);
+    kv_sequence_reset(kv, &engine->policies[0]);
+    const char *failure = engine_device_failure(engine);
+    if (failure != NULL) return err_set(info, ERR_DEVICE, "the device failed: %s", failure);
     return ERR_OK;
 }

@@ -1,12 +1,16 @@
 #include "server/http.h"
 
 #include "config/buf.h"
+#include "config/clock.h"
 #include "config/log.h"
 #include "config/version.h"
 #include "server/api_error.h"
+#include "server/http_cors.h"
+#include "server/http_keys.h"
 #include "server/http_listen.h"
 #include "server/http_route.h"
 #include "server/metrics.h"
+#include "server/tls.h"
 #include "server/watcher.h"
 
 #include <assert.h>
@@ -39,7 +43,9 @@
  */
 
 enum {
-    CONNECTION_POOL_BYTES = 32 * 1024, /* the library's memory of one connection: bounds the headers (431) */
+    HEADER_BYTES = 32 * 1024,          /* longer headers get 431 */
+    CONNECTION_POOL_BYTES = 96 * 1024, /* the library's memory of one connection; headers that outgrow it get
+                                          its own 431, in HTML */
     THREAD_STACK_BYTES = 512 * 1024,
     STREAM_BLOCK_BYTES = 4096,
     BODY_BYTES_PER_MS = 1, /* the slowest upload that is waited for */
@@ -60,7 +66,13 @@ struct connection {
 
 struct header {
     char name[32];
-    char value[160];
+    char value[512]; /* openai-js asks for ten headers at once */
+};
+
+/* A header's value without the white space behind it. */
+struct trimmed {
+    struct trimmed *next;
+    char value[];
 };
 
 struct http_call {
@@ -72,7 +84,10 @@ struct http_call {
     struct MHD_Connection *mhd;
     const struct http_route *route; /* NULL: refused, the reply is set */
     const char *method, *path;
+    const struct http_tenant *tenant;
+    enum api_error_shape errors;
     struct buf body;
+    struct trimmed *trimmed;
     uint64_t received;
     bool handled;
     int64_t start_ms;
@@ -156,6 +171,11 @@ static void call_sleep(struct http_call *call)
 
 static void call_free(struct http_call *call)
 {
+    for (struct trimmed *next, *trimmed = call->trimmed; trimmed; trimmed = next) {
+        next = trimmed->next;
+        tls_wipe(trimmed->value, strlen(trimmed->value)); /* it may be a key */
+        free(trimmed);
+    }
     buf_free(&call->body);
     buf_free(&call->out);
     pthread_mutex_destroy(&call->lock);
@@ -255,14 +275,36 @@ static void call_over(struct http_call *call, const char *how)
 
 /* --- What handlers see --- */
 
+/* The library leaves the white space behind a value where it is, which is none of it (RFC 9110, 5.5). */
 const char *http_call_header(struct http_call *call, const char *name)
 {
-    return MHD_lookup_connection_value(call->mhd, MHD_HEADER_KIND, name);
+    const char *value = MHD_lookup_connection_value(call->mhd, MHD_HEADER_KIND, name);
+    size_t given = value ? strlen(value) : 0, length = given;
+    while (length > 0 && (value[length - 1] == ' ' || value[length - 1] == '\t')) length--;
+    if (length == given) return value;
+    struct trimmed *trimmed = malloc(sizeof *trimmed + length + 1);
+    if (!trimmed) return NULL;
+    memcpy(trimmed->value, value, length);
+    trimmed->value[length] = '\0';
+    trimmed->next = call->trimmed;
+    call->trimmed = trimmed;
+    return trimmed->value;
 }
 
 const char *http_call_query(struct http_call *call, const char *name)
 {
     return MHD_lookup_connection_value(call->mhd, MHD_GET_ARGUMENT_KIND, name);
+}
+
+const char *http_call_key(struct http_call *call)
+{
+    const char *bearer = http_route_bearer(http_call_header(call, "Authorization"));
+    return bearer ? bearer : http_call_header(call, "X-Api-Key");
+}
+
+const struct http_tenant *http_call_tenant(const struct http_call *call)
+{
+    return call->tenant;
 }
 
 const char *http_call_path(const struct http_call *call)
@@ -310,7 +352,7 @@ void http_fail(struct http_call *call, int status, const char *param, const char
     va_end(args);
     struct buf body;
     buf_init(&body, SIZE_MAX);
-    api_error_print(&body, status, message, param, code);
+    api_error_print(&body, call->errors, status, message, param, code);
     http_reply(call, status, json_type, body.data ? body.data : "", body.length);
     buf_free(&body);
 }
@@ -420,6 +462,16 @@ static struct MHD_Response *call_response(struct http_call *call)
     return response;
 }
 
+static void add_cors(struct http_call *call, struct MHD_Response *response)
+{
+    const char *origins = call->http->options.cors_origins;
+    const char *allow = http_cors_allow(origins ? origins : "*", http_call_header(call, "Origin"));
+    if (!allow || strcmp(allow, "*") != 0) MHD_add_response_header(response, "Vary", "Origin");
+    if (!allow) return;
+    MHD_add_response_header(response, "Access-Control-Allow-Origin", allow);
+    MHD_add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
+}
+
 static enum MHD_Result call_send(struct http_call *call)
 {
     struct MHD_Response *response = call_response(call);
@@ -427,8 +479,7 @@ static enum MHD_Result call_send(struct http_call *call)
     if (call->content_type) MHD_add_response_header(response, "Content-Type", call->content_type);
     MHD_add_response_header(response, "Server", "octavo/" OCTAVO_VERSION);
     MHD_add_response_header(response, "X-Request-Id", call->id);
-    MHD_add_response_header(response, "Access-Control-Allow-Origin", "*");
-    MHD_add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
+    add_cors(call, response);
     if (call->stream) {
         MHD_add_response_header(response, "Cache-Control", "no-cache");
         MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* nginx: pass each event on */
@@ -448,7 +499,9 @@ static void reply_options(struct http_call *call, const char *allow)
     http_reply_header(call, "Access-Control-Allow-Methods", allow[0] ? allow : "GET, HEAD, POST, OPTIONS");
     const char *wanted = http_call_header(call, "Access-Control-Request-Headers");
     http_reply_header(call, "Access-Control-Allow-Headers",
-                      wanted && strlen(wanted) < 128 ? wanted : "Authorization, Content-Type");
+                      wanted && strlen(wanted) < sizeof call->extra[0].value
+                          ? wanted
+                          : "Authorization, Content-Type, X-Api-Key, Anthropic-Version");
     http_reply_header(call, "Access-Control-Max-Age", "86400");
     http_reply(call, 204, NULL, "", 0);
 }
@@ -459,6 +512,7 @@ static void call_direct(struct http_call *call)
     struct http *http = call->http;
     const struct http_options *options = &http->options;
     char allow[128];
+    call->errors = http_route_errors(options->routes, options->n_routes, call->path);
     http_route_allowed(options->routes, options->n_routes, call->path, allow, sizeof(allow));
     if (strcmp(call->method, "OPTIONS") == 0) {
         reply_options(call, allow);
@@ -466,11 +520,11 @@ static void call_direct(struct http_call *call)
     }
     const struct http_route *route =
         http_route_find(options->routes, options->n_routes, call->method, call->path);
-    bool keyed = options->api_key && options->api_key[0] && !(route && route->open);
-    if (keyed && !http_route_authorized(http_call_header(call, "Authorization"), options->api_key)) {
+    if (options->keys) call->tenant = http_keys_find(options->keys, http_call_key(call));
+    if (options->keys && !call->tenant && !(route && route->open)) {
         http_reply_header(call, "WWW-Authenticate", "Bearer");
         http_fail(call, 401, NULL, "invalid_api_key",
-                  "this server needs its API key: send 'Authorization: Bearer KEY'");
+                  "this server needs its API key: send 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'");
     } else if (route) {
         call->route = route;
     } else if (allow[0]) {
@@ -488,6 +542,17 @@ static void refuse_body(struct http_call *call)
     http_fail(call, 413, NULL, "request_too_large",
               "the request body is longer than this server takes (%zu bytes; --max-body-bytes raises it)",
               call->http->options.max_body_bytes);
+}
+
+/* The request line and the headers. */
+static void check_header(struct http_call *call)
+{
+    const union MHD_ConnectionInfo *at =
+        MHD_get_connection_info(call->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    if (!call->route || !at || at->header_size <= HEADER_BYTES) return;
+    call->route = NULL;
+    http_fail(call, 431, NULL, "headers_too_large",
+              "the request's header has %zu bytes, at most %d are taken", at->header_size, HEADER_BYTES);
 }
 
 static uint64_t declared_length(struct http_call *call)
@@ -515,6 +580,7 @@ static enum MHD_Result call_open(struct http *http, struct MHD_Connection *mhd, 
     *context = call;
     set_body_deadline(call);
     call_direct(call);
+    check_header(call);
     uint64_t length = declared_length(call);
     if (call->route && length > http->options.max_body_bytes) refuse_body(call);
     bool waits = http_call_header(call, "Expect") != NULL;
@@ -593,6 +659,20 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
                          watcher_now_ms() + http->options.idle_timeout_ms + http->options.header_timeout_ms);
 }
 
+/* The library is reading, so nothing of ours is under way on this connection. */
+static void connection_tell_late(struct connection *connection)
+{
+    static const char body[] = "{\"error\":{\"message\":\"the request did not arrive in time\",\"type\":"
+                               "\"invalid_request_error\",\"param\":null,\"code\":\"timeout\"}}";
+    char late[400];
+    int n = snprintf(late, sizeof(late),
+                     "HTTP/1.1 408 Request Timeout\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+                     "Connection: close\r\n\r\n%s",
+                     json_type, sizeof(body) - 1, body);
+    ssize_t sent = send(connection->fd, late, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)sent;
+}
+
 /* On the watcher's thread. */
 static void on_watched(void *context, enum watcher_event event)
 {
@@ -603,16 +683,8 @@ static void on_watched(void *context, enum watcher_event event)
         http_abort(call);
         return;
     }
-    static const char body[] = "{\"error\":{\"message\":\"the request did not arrive in time\",\"type\":"
-                               "\"invalid_request_error\",\"param\":null,\"code\":\"timeout\"}}";
-    char late[400];
-    int n = snprintf(late, sizeof(late),
-                     "HTTP/1.1 408 Request Timeout\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-                     "Connection: close\r\n\r\n%s",
-                     json_type, sizeof(body) - 1, body);
-    /* The library is reading, so nothing of ours is under way on this connection. */
-    ssize_t sent = send(connection->fd, late, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
-    (void)sent;
+    /* Under TLS the words would have to be the library's: a session has one writer at a time. */
+    if (!connection->http->options.tls_cert) connection_tell_late(connection);
     shutdown(connection->fd, SHUT_RDWR);
 }
 
@@ -682,7 +754,15 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *
 static struct MHD_Daemon *daemon_start(struct http *http)
 {
     const struct http_options *options = &http->options;
+    bool tls = options->tls_cert != NULL;
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    if (tls) flags |= MHD_USE_TLS;
+    struct MHD_OptionItem secure[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(size_t)options->tls_cert},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(size_t)options->tls_key},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(size_t)tls_priorities},
+        {MHD_OPTION_END, 0, NULL},
+    };
     struct MHD_OptionItem more[] = {
         {MHD_OPTION_LISTEN_SOCKET, http->listen_fd, NULL},
         {MHD_OPTION_CONNECTION_LIMIT, options->max_connections, NULL},
@@ -697,7 +777,8 @@ static struct MHD_Daemon *daemon_start(struct http *http)
     return MHD_start_daemon(flags, 0, NULL, NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http,
                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, http, MHD_OPTION_NOTIFY_CONNECTION,
                             on_connection, http, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, http,
-                            MHD_OPTION_ARRAY, more, MHD_OPTION_END);
+                            MHD_OPTION_ARRAY, more, tls ? MHD_OPTION_ARRAY : MHD_OPTION_END, secure,
+                            MHD_OPTION_END);
 }
 
 enum err http_create(const struct http_options *options, struct http **out, struct err_info *info)
@@ -739,22 +820,15 @@ void http_close(struct http *http)
     http->closed = true;
     while (http->n_inside > 0) pthread_cond_wait(&http->changed, &http->lock);
     pthread_mutex_unlock(&http->lock);
-    MHD_socket fd = MHD_quiesce_daemon(http->daemon);
-    if (fd != MHD_INVALID_SOCKET) close(fd);
-    http->listen_fd = -1;
+    /* A worker may be about to accept: the descriptor stays ours until it has ended, and refuses. */
+    http->listen_fd = MHD_quiesce_daemon(http->daemon);
+    if (http->listen_fd != MHD_INVALID_SOCKET) shutdown(http->listen_fd, SHUT_RDWR);
 }
 
 /* Waits until no call is under way; false when that takes longer than limit_ms. */
 static bool wait_for_calls(struct http *http, int limit_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += limit_ms / 1000;
-    until.tv_nsec += limit_ms % 1000 * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = clock_after_ms(CLOCK_REALTIME, limit_ms);
     int fault = 0;
     pthread_mutex_lock(&http->lock);
     while (http->calls && fault == 0) fault = pthread_cond_timedwait(&http->changed, &http->lock, &until);
@@ -784,6 +858,7 @@ void http_free(struct http *http, int flush_ms)
         for (struct http_call *call; (call = next_uncut(http)); http_call_release(call)) http_abort(call);
     }
     MHD_stop_daemon(http->daemon);
+    if (http->listen_fd != MHD_INVALID_SOCKET) close(http->listen_fd);
     watcher_free(http->watcher);
     pthread_cond_destroy(&http->changed);
     pthread_mutex_destroy(&http->lock);

@@ -2,6 +2,7 @@
 #define SERVER_HTTP_H
 
 #include "config/err.h"
+#include "server/api_error.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,11 +14,13 @@
  *
  * A call is one request and its reply. Its handler runs on an HTTP thread once the whole body is there, and
  * either replies at once or defers: then any thread may reply later, whole or as a stream, and the connection
- * sleeps meanwhile. Faults that need no handler (404, 405, 401, 413 ...) are answered here. Every error body
- * is OpenAI's: {"error":{"message","type","param","code"}}.
+ * sleeps meanwhile. Faults that need no handler (404, 405, 401, 413 ...) are answered here. Error bodies
+ * have the shape that the route's clients know.
  */
 struct http;
 struct http_call;
+struct http_keys;
+struct http_tenant;
 struct metrics;
 
 struct http_route {
@@ -25,6 +28,7 @@ struct http_route {
     const char *path;
     bool prefix; /* path is only the start of what it answers */
     bool open;   /* needs no key */
+    enum api_error_shape errors;
     void (*handle)(struct http_call *call, void *context);
 };
 
@@ -38,7 +42,9 @@ struct http_options {
                                 bytes; what is appended at once may be longer */
     int header_timeout_ms;
     int idle_timeout_ms;
-    const char *api_key;             /* NULL: none */
+    const struct http_keys *keys;    /* NULL: everybody may */
+    const char *tls_cert, *tls_key;  /* PEM, as tls_load gives them; NULL: plain HTTP */
+    const char *cors_origins;        /* as http_cors_allow takes them; NULL: "*" */
     const struct http_route *routes; /* borrowed, as are the strings */
     int n_routes;
     void *context; /* for the handlers */
@@ -56,9 +62,15 @@ void http_close(struct http *http);
    http_close. NULL-safe. */
 void http_free(struct http *http, int flush_ms);
 
-/* In a handler. Header and query values live until it returns; NULL when absent. */
+/* In a handler. Header and query values live until it returns; NULL when absent. A header's value is without
+   the white space around it. */
 const char *http_call_header(struct http_call *call, const char *name);
 const char *http_call_query(struct http_call *call, const char *name);
+/* The key it came with (Authorization: Bearer, else X-Api-Key, as Anthropic's clients have it); NULL: none.
+ */
+const char *http_call_key(struct http_call *call);
+/* Whose key that is; NULL: the server has no keys, or the route needs none. */
+const struct http_tenant *http_call_tenant(const struct http_call *call);
 const char *http_call_path(const struct http_call *call);
 const char *http_call_body(const struct http_call *call, size_t *length);
 

@@ -35,14 +35,15 @@ void http_route_allowed(const struct http_route *routes, int n_routes, const cha
     if (n > 0) snprintf(out + n, size - n, "OPTIONS");
 }
 
-bool http_route_authorized(const char *authorization, const char *key)
+enum api_error_shape http_route_errors(const struct http_route *routes, int n_routes, const char *path)
 {
-    size_t n_key = strlen(key);
-    assert(n_key > 0);
-    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0) return false;
-    const char *given = authorization + 7 + strspn(authorization + 7, " ");
-    size_t n_given = strlen(given);
-    unsigned char difference = n_given != n_key;
-    for (size_t i = 0; i < n_given; i++) difference |= (unsigned char)(given[i] ^ key[i % n_key]);
-    return difference == 0;
+    for (int i = 0; i < n_routes; i++)
+        if (has_path(&routes[i], path)) return routes[i].errors;
+    return API_ERROR_OPENAI;
+}
+
+const char *http_route_bearer(const char *authorization)
+{
+    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0) return NULL;
+    return authorization + 7 + strspn(authorization + 7, " ");
 }

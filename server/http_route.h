@@ -11,8 +11,10 @@ const struct http_route *http_route_find(const struct http_route *routes, int n_
 void http_route_allowed(const struct http_route *routes, int n_routes, const char *path, char *out,
                         size_t size);
 
-/* Whether an Authorization header's value (may be NULL) carries the key as a bearer token. Its time does not
-   tell how much of the key was right. */
-bool http_route_authorized(const char *authorization, const char *key);
+/* The shape of the errors of whatever is at path. */
+enum api_error_shape http_route_errors(const struct http_route *routes, int n_routes, const char *path);
+
+/* The bearer token of an Authorization header's value (may be NULL); NULL: it has none. */
+const char *http_route_bearer(const char *authorization);
 
 #endif

@@ -1,6 +1,7 @@
 #include "server/inspect.h"
 
 #include "config/option.h"
+#include "config/option_rows.h"
 #include "model/gguf_dump.h"
 
 #include <stdio.h>
@@ -30,13 +31,8 @@ static const struct option rows[] = {
      .max = 1 << 24,
      .metavar = "N",
      .help = "elements shown of each array"},
-    {.name = "json", .group = "Options", .kind = OPTION_FLAG, .offset = FIELD(json), .help = "print JSON"},
-    {.name = "help",
-     .group = "Options",
-     .kind = OPTION_FLAG,
-     .offset = FIELD(help),
-     .aliases = "-h",
-     .help = "print this and exit"},
+    OPTION_ROW_JSON("Options", FIELD(json)),
+    OPTION_ROW_HELP("Options", FIELD(help)),
 };
 
 static const struct option_table table = {

@@ -7,6 +7,7 @@
 #include "server/calibrate_command.h"
 #include "server/eval.h"
 #include "server/inspect.h"
+#include "server/model_source.h"
 #include "server/serve.h"
 
 #include <stdio.h>
@@ -87,9 +88,9 @@ static enum err serve_start(const struct options *options, struct err_info *info
         options_print(options, stdout);
         return ERR_OK;
     }
-    if (!options->model)
-        return err_set_param(info, ERR_USAGE, "model",
-                             "no model is named: octavo serve MODEL, --model or OCTAVO_MODEL");
+    const struct model_source source = {options->load_format, options->model, options->shape};
+    enum err err = model_source_check(&source, "octavo serve MODEL, --model or OCTAVO_MODEL", info);
+    if (err != ERR_OK) return err;
     log_configure(options_log_level(options), strcmp(options->log_format, "json") == 0);
     options_warn(options);
     return serve_run(options, info);

@@ -15,5 +15,6 @@ void request_release(struct request *request)
     assert(before > 0);
     if (before > 1) return;
     if (request->http_release != NULL) request->http_release(request);
+    grammar_release(request->grammar);
     arena_free(request->arena); /* the request itself stands in it */
 }

@@ -1,8 +1,8 @@
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H
 
-#include "cache/policy.h"
 #include "config/arena.h"
+#include "model/grammar.h"
 #include "model/sampler.h"
 
 #include <stdatomic.h>
@@ -21,10 +21,12 @@
 
 enum finish_reason {
     FINISH_NONE = 0,
-    FINISH_STOP,      /* end token or stop token; it is the last record, counted and with its logprob */
+    FINISH_STOP,      /* end token or stop token; it is the last record, counted and with its logprob. Or the
+                         grammar lets nothing follow: the last record is text like any other */
     FINISH_LENGTH,    /* max_tokens, or the context is full */
     FINISH_CANCELLED, /* the client left, or the courier saw a stop string */
-    FINISH_ERROR,     /* the server gave up on it: shutdown or deadline; `error` says why */
+    FINISH_ERROR,     /* the server gave up on it: shutdown, deadline, a grammar that the vocabulary cannot
+                         follow; `error` says why */
 };
 
 struct token_record {
@@ -43,6 +45,9 @@ struct choice {
     int index;
     const int32_t *prompt;
     int n_prompt;
+    int n_cached; /* of the prompt, tokens that were in the prefix cache; written by the engine before the
+                     first token */
+    _Atomic int n_processed; /* of the prompt, tokens in the cache, n_cached too; with return_progress */
     struct sampler_params sampler; /* seed differs per choice */
 
     /* Output, written by the engine, read by the courier up to n_ready. */
@@ -68,12 +73,21 @@ struct request {
                                strings): the engine counts OUTCOME_OK, not OUTCOME_CANCELLED */
     int n_choices;
     struct choice *choices;
-    int max_tokens; /* per choice; 0 is allowed: prompt scoring only */
-    bool ignore_eos;
+    int max_tokens;  /* per choice; 0 is allowed: prompt scoring only */
+    bool ignore_eos; /* end tokens are tokens like others; with a grammar: none while anything else can follow
+                      */
+    bool return_progress;    /* news after each step of a prompt too */
+    struct grammar *grammar; /* that rules each choice's text; a reference, the last release gives it back.
+                                NULL: none does */
     const int32_t *stop_tokens;
     int n_stop_tokens;
-    enum kv_format kv_format;
-    int64_t arrival_us;             /* monotonic */
+    int kv_format;       /* index in the server's set */
+    int priority;        /* lower runs earlier */
+    uint64_t tenant;     /* who shares the server's time with whom: a hash of the API key; 0: nobody */
+    int tenant_number;   /* in the metrics; -1: none */
+    uint64_t cache_salt; /* only requests with the same one share cached prefixes */
+    int64_t timeout_us;  /* from arrival until it fails; 0: never */
+    int64_t arrival_us;  /* monotonic */
     _Atomic int64_t first_token_us; /* 0 until then; for metrics */
     struct err_info error;          /* with FINISH_ERROR */
 

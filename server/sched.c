@@ -1,53 +1,37 @@
-#include "server/sched.h"
+#include "server/sched_internal.h"
 
 #include <assert.h>
 #include <limits.h>
 #include <stdlib.h>
 
-struct list {
-    struct sched_seq *first, *last;
-    int count;
-};
+enum { DEFAULT_WAITING = 65536 };
+static const int64_t default_ageing_us = 60000000;
+static const int64_t most_ageing_us = 3600 * INT64_C(1000000); /* times a 32-bit priority fits 64 bits */
 
-struct sched {
-    struct sched_config config;
-    size_t headroom[KV_FORMATS]; /* kv_policy_step_bytes */
-    struct list waiting, running;
-    int n_of_format[KV_FORMATS]; /* running */
-    size_t reserved, held;       /* bytes of the running */
-    struct sched_seq *turn;      /* running; goes first in the next step */
-    struct sched_seq **chosen;   /* [parallel] */
-    int n_chosen;
-    int64_t service_us; /* moving average from admission to the end; 0: none finished yet */
-};
+/* --- Creation --- */
 
-static void list_append(struct list *list, struct sched_seq *seq)
+static void fill_sizes(struct sched *sched, int format)
 {
-    seq->previous = list->last;
-    seq->next = NULL;
-    if (list->last != NULL)
-        list->last->next = seq;
-    else
-        list->first = seq;
-    list->last = seq;
-    list->count++;
+    const struct kv_policy *policy = &sched->config.policies[format];
+    int n_blocks = sched->config.ctx_size / KV_BLOCK_TOKENS + 1;
+    for (int i = 0; i < n_blocks; i++) {
+        int n = i * KV_BLOCK_TOKENS;
+        sched->sizes[format][i] = (struct sched_sizes){
+            .closed = kv_policy_held_bytes(policy, n),
+            .open = kv_policy_held_bytes(policy, n + 1),
+            .upto_closed = kv_policy_bytes(policy, n),
+            .upto_open = kv_policy_bytes(policy, n + 1),
+            .sealing = kv_policy_peak_bytes(policy, n + KV_BLOCK_TOKENS - 1, 1),
+        };
+    }
+    int old = (policy->recent_blocks + 1) * KV_BLOCK_TOKENS;
+    size_t old_bytes =
+        kv_policy_held_bytes(policy, old + KV_BLOCK_TOKENS) - kv_policy_held_bytes(policy, old);
+    sched->slope[format] = (double)old_bytes / KV_BLOCK_TOKENS;
+    sched->headroom[format] = kv_policy_step_bytes(policy, sched->config.max_batch_tokens);
 }
 
-static void list_remove(struct list *list, struct sched_seq *seq)
-{
-    if (seq->previous != NULL)
-        seq->previous->next = seq->next;
-    else
-        list->first = seq->next;
-    if (seq->next != NULL)
-        seq->next->previous = seq->previous;
-    else
-        list->last = seq->previous;
-    seq->previous = seq->next = NULL;
-    list->count--;
-}
-
-enum err sched_create(const struct sched_config *config, struct sched **out, struct err_info *info)
+static enum err check_config(const struct sched_config *config, struct err_info *info)
 {
     if (config->ctx_size < 1 || config->parallel < 1 || config->max_batch_tokens < 1 ||
         config->max_logits < 1)
@@ -55,17 +39,60 @@ enum err sched_create(const struct sched_config *config, struct sched **out, str
                        "ctx-size (%d), parallel (%d), max-batch-tokens (%d) and rows of logits (%d) must be "
                        "at least 1",
                        config->ctx_size, config->parallel, config->max_batch_tokens, config->max_logits);
+    if (config->ageing_us < 0 || config->ageing_us > most_ageing_us)
+        return err_set(info, ERR_USAGE, "ageing of priorities is %lld us; it must be 1 us to 1 hour",
+                       (long long)config->ageing_us);
+    assert(config->n_formats >= 1 && config->n_formats <= KV_MAX_FORMATS);
+    if (config->admission == SCHED_OPTIMISTIC && config->cache == NULL)
+        return err_set_param(
+            info, ERR_USAGE, "admission",
+            "--admission optimistic needs the prefix cache, where those who wait again leave "
+            "their blocks: do without --no-prefix-cache, or take no-evict");
+    return ERR_OK;
+}
+
+static bool allocate(struct sched *sched)
+{
+    const struct sched_config *config = &sched->config;
+    size_t n_blocks = (size_t)config->ctx_size / KV_BLOCK_TOKENS + 1, n = (size_t)config->max_sequences;
+    bool complete = true;
+
+    for (sched->n_buckets = 64; sched->n_buckets < n;) sched->n_buckets *= 2;
+    for (int format = 0; format < config->n_formats; format++) {
+        sched->sizes[format] = calloc(n_blocks, sizeof(struct sched_sizes));
+        complete = complete && sched->sizes[format] != NULL;
+    }
+    sched->chosen = calloc((size_t)config->parallel, sizeof(struct sched_seq *));
+    sched->flows = calloc(n, sizeof *sched->flows);
+    sched->classes = calloc(n, sizeof *sched->classes);
+    sched->flow_buckets = calloc(sched->n_buckets, sizeof(struct sched_flow *));
+    sched->class_buckets = calloc(sched->n_buckets, sizeof(struct sched_class *));
+    sched->tenants = calloc(n, sizeof *sched->tenants);
+    sched->tenant_buckets = calloc(sched->n_buckets, sizeof(struct sched_tenant *));
+    return complete && sched->chosen != NULL && sched->flows != NULL && sched->classes != NULL &&
+           sched->flow_buckets != NULL && sched->class_buckets != NULL && sched->tenants != NULL &&
+           sched->tenant_buckets != NULL;
+}
+
+enum err sched_create(const struct sched_config *config, struct sched **out, struct err_info *info)
+{
+    enum err err = check_config(config, info);
+    if (err != ERR_OK) return err;
     struct sched *sched = calloc(1, sizeof *sched);
-    struct sched_seq **chosen = calloc((size_t)config->parallel, sizeof *chosen);
-    if (sched == NULL || chosen == NULL) {
-        free(sched);
-        free(chosen);
+    if (sched == NULL) return err_set(info, ERR_MEMORY, "no memory for a scheduler");
+    sched->config = *config;
+    if (config->max_sequences == 0)
+        sched->config.max_sequences =
+            config->parallel < INT_MAX - DEFAULT_WAITING ? config->parallel + DEFAULT_WAITING : INT_MAX;
+    if (config->ageing_us == 0) sched->config.ageing_us = default_ageing_us;
+    if (!allocate(sched)) {
+        sched_free(sched);
         return err_set(info, ERR_MEMORY, "no memory for a scheduler of %d sequences", config->parallel);
     }
-    sched->config = *config;
-    sched->chosen = chosen;
-    for (int format = 0; format < KV_FORMATS; format++)
-        sched->headroom[format] = kv_policy_step_bytes(&config->policies[format], config->max_batch_tokens);
+    for (int format = 0; format < config->n_formats; format++) fill_sizes(sched, format);
+    sched_list_init(&sched->running);
+    sched_list_init(&sched->prompt_classes);
+    sched_reach_init(sched);
     *out = sched;
     return ERR_OK;
 }
@@ -73,11 +100,30 @@ enum err sched_create(const struct sched_config *config, struct sched **out, str
 void sched_free(struct sched *sched)
 {
     if (sched == NULL) return;
+    for (int format = 0; format < KV_MAX_FORMATS; format++) free(sched->sizes[format]);
     free(sched->chosen);
+    free(sched->flows);
+    free(sched->classes);
+    free(sched->flow_buckets);
+    free(sched->class_buckets);
+    free(sched->tenants);
+    free(sched->tenant_buckets);
     free(sched);
 }
 
-/* --- Admission --- */
+/* --- Sizes --- */
+
+size_t sched_held_at(const struct sched *sched, int format, int n_tokens)
+{
+    const struct sched_sizes *sizes = &sched->sizes[format][n_tokens / KV_BLOCK_TOKENS];
+    return n_tokens % KV_BLOCK_TOKENS == 0 ? sizes->closed : sizes->open;
+}
+
+size_t sched_upto(const struct sched *sched, int format, int n_tokens)
+{
+    const struct sched_sizes *sizes = &sched->sizes[format][n_tokens / KV_BLOCK_TOKENS];
+    return n_tokens % KV_BLOCK_TOKENS == 0 ? sizes->upto_closed : sizes->upto_open;
+}
 
 /* The last generated token is never cached. */
 static int cached_at_most(int n_prompt, int max_tokens)
@@ -85,11 +131,34 @@ static int cached_at_most(int n_prompt, int max_tokens)
     return n_prompt + (max_tokens > 0 ? max_tokens - 1 : 0);
 }
 
-enum err sched_check(const struct sched *sched, enum kv_format format, int n_prompt, int max_tokens,
+int sched_cached_at_most(const struct sched_seq *seq)
+{
+    return cached_at_most(seq->n_prompt, seq->max_tokens);
+}
+
+int sched_lasting_block(const struct sched *sched, const struct sched_seq *seq)
+{
+    int block =
+        sched_cached_at_most(seq) / KV_BLOCK_TOKENS - sched->config.policies[seq->format].recent_blocks;
+    return block > 0 ? block : 0;
+}
+
+void sched_look(struct sched *sched)
+{
+    const struct sched_cache *cache = sched->config.cache;
+    if (cache != NULL)
+        cache->memory(cache->context, &sched->memory);
+    else
+        sched->memory = (struct sched_memory){.used_bytes = sched->held};
+}
+
+/* --- Admission --- */
+
+enum err sched_check(const struct sched *sched, int format, int n_prompt, int max_tokens,
                      struct err_info *info)
 {
     const struct sched_config *config = &sched->config;
-    assert(n_prompt >= 1 && max_tokens >= 0);
+    assert(n_prompt >= 1 && max_tokens >= 0 && format >= 0 && format < config->n_formats);
 
     if (n_prompt > config->ctx_size || max_tokens > config->ctx_size - n_prompt)
         return err_set_param(
@@ -97,7 +166,7 @@ enum err sched_check(const struct sched *sched, enum kv_format format, int n_pro
             "prompt of %d tokens + max_tokens of %d = %lld tokens; the context is %d tokens: "
             "shorten the prompt, lower max_tokens, or raise --ctx-size",
             n_prompt, max_tokens, (long long)n_prompt + max_tokens, config->ctx_size);
-    size_t bytes = kv_policy_bytes(&config->policies[format], cached_at_most(n_prompt, max_tokens));
+    size_t bytes = sched_upto(sched, format, cached_at_most(n_prompt, max_tokens));
     size_t needed = bytes + sched->headroom[format];
     if (needed > config->kv_bytes)
         return err_set_param(
@@ -105,12 +174,12 @@ enum err sched_check(const struct sched *sched, enum kv_format format, int n_pro
             "prompt of %d tokens + max_tokens of %d need %zu bytes of %s KV cache (%zu and %zu "
             "for a step); it has %zu bytes: shorten the prompt, lower max_tokens, or raise "
             "--kv-cache-bytes",
-            n_prompt, max_tokens, needed, kv_format_name(format), bytes, sched->headroom[format],
-            config->kv_bytes);
+            n_prompt, max_tokens, needed, config->policies[format].format->name, bytes,
+            sched->headroom[format], config->kv_bytes);
     return ERR_OK;
 }
 
-int sched_fitting(const struct sched *sched, enum kv_format format, int n_tokens)
+int sched_fitting(const struct sched *sched, int format, int n_tokens)
 {
     size_t bytes = kv_policy_bytes(&sched->config.policies[format], n_tokens);
     size_t headroom = sched->headroom[format];
@@ -122,258 +191,270 @@ int sched_fitting(const struct sched *sched, enum kv_format format, int n_tokens
 void sched_add(struct sched *sched, struct sched_seq *seq, int64_t now_us)
 {
     assert(seq->state == SCHED_OUT && seq->n_step == 0);
+    assert(sched->n_running + sched->n_waiting < sched->config.max_sequences);
     seq->state = SCHED_WAITING;
     seq->n_tokens = seq->n_prompt;
-    seq->n_cached = 0;
-    seq->held_bytes = 0;
+    seq->n_cached = seq->n_hit = seq->n_high = seq->n_charged = seq->n_preempted = 0;
+    seq->reserved_bytes = seq->held_bytes = 0;
     seq->arrived_us = now_us;
-    seq->reserved_bytes =
-        kv_policy_bytes(&sched->config.policies[seq->format], cached_at_most(seq->n_prompt, seq->max_tokens));
-    list_append(&sched->waiting, seq);
+    seq->admitted_us = 0;
+    seq->order = sched->n_orders++;
+    seq->rank = now_us + seq->priority * sched->config.ageing_us;
+    if (seq->deadline_us > 0)
+        sched_heap_push(&sched->deadlines, &seq->deadline, seq->deadline_us, seq->order);
+    sched_queue_join(sched, seq);
+    sched_queue_push(sched, seq);
 }
 
-static bool can_admit(const struct sched *sched, const struct sched_seq *seq)
+/* One token at least is computed; a prompt that is scored is computed whole. */
+int sched_hit_limit(const struct sched_seq *seq)
+{
+    int limit = seq->n_tokens - 1;
+    return seq->score_prompt && seq->n_high < limit ? seq->n_high : limit;
+}
+
+static struct sched_hit look_up(struct sched *sched, const struct sched_seq *seq)
+{
+    const struct sched_cache *cache = sched->config.cache;
+    struct sched_hit hit = {0};
+    if (cache != NULL) cache->lookup(cache->context, seq, sched_hit_limit(seq), &hit);
+    return hit;
+}
+
+void sched_take_hit(struct sched *sched, struct sched_seq *seq, const struct sched_hit *hit)
+{
+    const struct sched_cache *cache = sched->config.cache;
+    int computed = seq->n_cached > seq->n_high ? seq->n_cached : seq->n_high;
+
+    assert(hit->n_tokens % KV_BLOCK_TOKENS == 0 && hit->n_tokens > seq->n_cached &&
+           hit->n_tokens <= sched_hit_limit(seq));
+    cache->take(cache->context, seq, hit);
+    sched->stats.hit_tokens += (uint64_t)(hit->n_tokens - seq->n_cached);
+    if (hit->n_tokens > computed) {
+        seq->n_hit += hit->n_tokens - computed;
+        seq->n_high = hit->n_tokens;
+    }
+    seq->n_cached = hit->n_tokens;
+    size_t held = sched_held_at(sched, seq->format, seq->n_cached);
+    sched->held += held - seq->held_bytes;
+    seq->held_bytes = held;
+    sched_look(sched);
+}
+
+static size_t headroom_with(const struct sched *sched, const struct sched_seq *seq)
 {
     size_t headroom = sched->headroom[seq->format];
-    for (int format = 0; format < KV_FORMATS; format++) {
+    for (int format = 0; format < sched->config.n_formats; format++) {
         if (sched->n_of_format[format] > 0 && sched->headroom[format] > headroom)
             headroom = sched->headroom[format];
     }
-    return sched->running.count < sched->config.parallel &&
-           sched->reserved + seq->reserved_bytes + headroom <= sched->config.kv_bytes;
+    return headroom;
 }
 
-static void admit(struct sched *sched, int64_t now_us)
+static bool has_room(struct sched *sched, const struct sched_seq *seq, const struct sched_hit *hit)
 {
-    struct sched_seq *seq;
-    while ((seq = sched->waiting.first) != NULL && can_admit(sched, seq)) {
-        list_remove(&sched->waiting, seq);
-        list_append(&sched->running, seq);
-        seq->state = SCHED_RUNNING;
-        seq->admitted_us = now_us;
-        sched->reserved += seq->reserved_bytes;
-        sched->n_of_format[seq->format]++;
+    size_t free_bytes = sched->config.kv_bytes - headroom_with(sched, seq);
+    size_t saved = sched->memory.saved_bytes + hit->saved_bytes;
+
+    if (sched->config.admission == SCHED_NO_EVICT)
+        return sched->reserved + sched_upto(sched, seq->format, sched_cached_at_most(seq)) - saved <=
+               free_bytes;
+    sched_outlook_add(sched, seq);
+    double peak = sched_outlook_peak(sched, (double)saved) + (double)sched_watermark(sched);
+    if (peak <= (double)free_bytes || sched->n_running == 0) return true; /* alone it fits: sched_check */
+    sched_outlook_remove(sched, seq);
+    return false;
+}
+
+/* Whether it can be admitted now; *hit: what it takes over. What a second store has comes back first, and as
+   it may turn out to be less than it was, there must be room for it without. */
+static bool can_enter(struct sched *sched, const struct sched_seq *seq, struct sched_hit *hit)
+{
+    const struct sched_cache *cache = sched->config.cache;
+    struct sched_hit further = {0};
+
+    *hit = look_up(sched, seq);
+    if (cache != NULL && cache->look_further != NULL)
+        cache->look_further(cache->context, seq, sched_hit_limit(seq), &further);
+    if (further.n_tokens <= hit->n_tokens) return has_room(sched, seq, hit);
+    if (!has_room(sched, seq, &further)) return false;
+    sched->fetching = !cache->fetch(cache->context, seq, &further);
+    if (sched->fetching) {
+        if (sched->config.admission == SCHED_OPTIMISTIC) sched_outlook_remove(sched, seq);
+        return false;
     }
+    *hit = look_up(sched, seq);
+    if (hit->saved_bytes == further.saved_bytes) return true;
+    if (sched->config.admission == SCHED_OPTIMISTIC) sched_outlook_remove(sched, seq);
+    return has_room(sched, seq, hit);
 }
 
-/* --- The step --- */
-
-/* What is left of the step's limits. */
-struct room {
-    int tokens, logits;
-    size_t bytes;
-};
-
-static bool samples(const struct sched_seq *seq, int n)
+/* Statistics by priority. */
+static int rank_of(const struct sched_seq *seq)
 {
-    return n > 0 && seq->max_tokens > 0 && seq->n_cached + n == seq->n_tokens;
+    return seq->priority < 0 ? 0 : seq->priority > 0 ? 2 : 1;
 }
 
-bool sched_samples(const struct sched_seq *seq)
+static void count_admission(struct sched *sched, const struct sched_seq *seq, int64_t now_us)
 {
-    return samples(seq, seq->n_step);
-}
-
-static int scored_rows(const struct sched_seq *seq, int n)
-{
-    int left = seq->n_prompt - 1 - seq->n_cached;
-    if (!seq->score_prompt || left <= 0) return 0;
-    return n < left ? n : left;
-}
-
-int sched_logits(const struct sched_seq *seq)
-{
-    return scored_rows(seq, seq->n_step) + samples(seq, seq->n_step);
-}
-
-static bool stays_in_block(const struct sched_seq *seq, int n)
-{
-    int filled = seq->n_cached % KV_BLOCK_TOKENS;
-    return filled > 0 && filled + n < KV_BLOCK_TOKENS;
-}
-
-/* Bytes that n more tokens of seq add at their worst moment to what it holds. */
-static size_t added_bytes(const struct sched *sched, const struct sched_seq *seq, int n)
-{
-    if (stays_in_block(seq, n)) return 0;
-    return kv_policy_peak_bytes(&sched->config.policies[seq->format], seq->n_cached, n) - seq->held_bytes;
-}
-
-/* The most tokens, up to n, whose logits fit. A prompt that is scored leaves a row for everyone else. */
-static int fit_logits(const struct sched *sched, const struct sched_seq *seq, int n, const struct room *room)
-{
-    if (room->logits < 1) return seq->score_prompt ? 0 : n - samples(seq, n);
-    if (scored_rows(seq, n) == 0) return n;
-    int rows = room->logits - (sched->running.count - 1);
-    if (rows < 1) rows = 1;
-    if (n > rows) n = rows;
-    return n;
-}
-
-/* The most tokens, up to n, whose bytes fit: n, or less up to a block's edge, or what does not seal a block.
- */
-static int fit_bytes(const struct sched *sched, const struct sched_seq *seq, int n, const struct room *room)
-{
-    while (n > 0 && added_bytes(sched, seq, n) > room->bytes) {
-        int edge = (seq->n_cached + n - 1) / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
-        bool first_block = edge <= seq->n_cached;
-        bool closes = (seq->n_cached + n) % KV_BLOCK_TOKENS == 0;
-        n = !first_block ? edge - seq->n_cached : closes ? n - 1 : 0;
-    }
-    return n;
-}
-
-static void give(struct sched *sched, struct sched_seq *seq, int n, struct room *room)
-{
-    int pending = seq->n_tokens - seq->n_cached;
-    if (n > pending) n = pending;
-    if (n > room->tokens) n = room->tokens;
-    n = fit_logits(sched, seq, n, room);
-    n = fit_bytes(sched, seq, n, room);
-    if (n <= 0) {
-        /* Out of tokens is the fate of prompts that are not the oldest; anything else must not last. */
-        if (room->tokens > 0 && sched->turn == NULL) sched->turn = seq;
+    sched->stats.looked_up_tokens += (uint64_t)seq->n_tokens;
+    if (seq->n_preempted > 0) {
+        sched->stats.resumed++;
         return;
     }
-    seq->n_step = n;
-    room->tokens -= n;
-    room->logits -= sched_logits(seq);
-    room->bytes -= added_bytes(sched, seq, n);
-    sched->chosen[sched->n_chosen++] = seq;
+    int64_t waited_us = now_us > seq->arrived_us ? now_us - seq->arrived_us : 0;
+    sched->stats.admitted[rank_of(seq)]++;
+    sched->stats.waited_us[rank_of(seq)] += (uint64_t)waited_us;
+    sched->tokens_sum += seq->n_prompt;
+    sched_tenant_served(sched, seq->flow->account, 0, seq->n_prompt);
 }
 
-static struct sched_seq *next_in_ring(const struct sched *sched, const struct sched_seq *seq)
+/* What its tenant is charged until it ends: the prompt, and what requests generate on average. */
+static int likely_cost(const struct sched *sched, const struct sched_seq *seq, const struct sched_hit *hit)
 {
-    return seq->next != NULL ? seq->next : sched->running.first;
+    int output = seq->max_tokens;
+    if (sched->stats.finished > 0 && output > sched->mean_output) output = (int)sched->mean_output;
+    int cost = seq->n_prompt - hit->n_tokens + output;
+    return cost > 0 ? cost : 1;
 }
 
-/* More running than tokens in a step: one token each, starting where the last step stopped. */
-static void plan_turns(struct sched *sched, struct sched_seq *first, struct room *room)
+static void admit_one(struct sched *sched, struct sched_seq *seq, const struct sched_hit *hit, int64_t now_us)
 {
-    if (first == NULL) first = sched->running.first;
-    struct sched_seq *seq = first;
-    do {
-        give(sched, seq, 1, room);
-        seq = next_in_ring(sched, seq);
-    } while (seq != first && room->tokens > 0);
-    if (sched->turn == NULL) sched->turn = seq;
-}
-
-static void plan_step(struct sched *sched, struct sched_seq *first, struct room *room)
-{
-    /* Tokens that are left when everyone else has one. */
-    int most = room->tokens - sched->running.count + 1;
-    struct sched_seq *seq = first != NULL ? first : sched->running.first;
-
-    for (int i = sched->running.count; i > 0; i--, seq = next_in_ring(sched, seq)) {
-        /* A prompt that was due and got nothing last time need not wait for the generating ones. */
-        if (seq->n_tokens - seq->n_cached == 1 || seq == first) give(sched, seq, most, room);
+    if (seq->n_preempted == 0) {
+        sched_queue_charge(sched, seq, likely_cost(sched, seq, hit));
+        seq->admitted_us = now_us;
     }
-    for (seq = sched->running.first; seq != NULL && room->tokens > 0; seq = seq->next) {
-        if (seq->n_step == 0 && seq->n_tokens - seq->n_cached > 1) give(sched, seq, room->tokens, room);
+    sched_queue_remove(sched, seq);
+    /* At the end of the round, or those who come in would be served before those who wait for their turn. */
+    sched_list_insert(sched->turn != NULL ? &sched->turn->link : &sched->running, &seq->link);
+    sched->n_running++;
+    sched->n_of_format[seq->format]++;
+    seq->state = SCHED_RUNNING;
+    seq->n_admitted = seq->n_tokens;
+    seq->reserved_bytes = sched->config.admission == SCHED_NO_EVICT
+                              ? sched_upto(sched, seq->format, sched_cached_at_most(seq))
+                              : sched_outlook_bytes(sched, seq);
+    sched->reserved += seq->reserved_bytes;
+    count_admission(sched, seq, now_us);
+    if (hit->n_tokens > 0) sched_take_hit(sched, seq, hit);
+    if (seq->n_tokens - seq->n_cached > 1) sched_prompts_add(sched, seq);
+}
+
+void sched_admit(struct sched *sched, int64_t now_us)
+{
+    struct sched_seq *seq = sched_queue_first(sched);
+    if (seq == NULL || sched->n_running == sched->config.parallel) return;
+    if (sched->config.admission == SCHED_OPTIMISTIC) sched_outlook_reset(sched);
+    sched_look(sched);
+    while (seq != NULL && sched->n_running < sched->config.parallel) {
+        struct sched_hit hit;
+        if (!can_enter(sched, seq, &hit)) return;
+        admit_one(sched, seq, &hit, now_us);
+        seq = sched_queue_first(sched);
     }
-}
-
-int sched_plan(struct sched *sched, int64_t now_us, int max_prompt_tokens, struct sched_seq *const **chosen)
-{
-    struct sched_seq *first = sched->turn;
-
-    admit(sched, now_us);
-    sched->turn = NULL;
-    sched->n_chosen = 0;
-    *chosen = sched->chosen;
-    if (sched->running.count == 0) {
-        assert(sched->waiting.count == 0); /* sched_check let nobody in who cannot run alone */
-        return 0;
-    }
-    int tokens = sched->config.max_batch_tokens;
-    if (max_prompt_tokens < tokens - sched->running.count) tokens = sched->running.count + max_prompt_tokens;
-    struct room room = {
-        .tokens = tokens, .logits = sched->config.max_logits, .bytes = sched->config.kv_bytes - sched->held};
-    if (sched->running.count > room.tokens)
-        plan_turns(sched, first, &room);
-    else
-        plan_step(sched, first, &room);
-    assert(sched->n_chosen > 0);
-    return sched->n_chosen;
-}
-
-void sched_skip(struct sched_seq *seq)
-{
-    seq->n_step = 0;
-}
-
-void sched_advance(struct sched *sched)
-{
-    for (int i = 0; i < sched->n_chosen; i++) {
-        struct sched_seq *seq = sched->chosen[i];
-        if (!stays_in_block(seq, seq->n_step)) {
-            size_t held =
-                kv_policy_held_bytes(&sched->config.policies[seq->format], seq->n_cached + seq->n_step);
-            sched->held += held - seq->held_bytes;
-            seq->held_bytes = held;
-        }
-        seq->n_cached += seq->n_step;
-        seq->n_step = 0;
-    }
-    sched->n_chosen = 0;
-}
-
-void sched_token(struct sched_seq *seq)
-{
-    assert(seq->n_cached == seq->n_tokens && seq->n_tokens < seq->n_prompt + seq->max_tokens);
-    seq->n_tokens++;
 }
 
 /* --- The end --- */
 
-void sched_cancel(struct sched *sched, struct sched_seq *seq)
+void sched_stop_running(struct sched *sched, struct sched_seq *seq)
+{
+    if (sched->turn == seq)
+        sched->turn = seq->link.next == &sched->running ? NULL : sched_seq_of(seq->link.next);
+    if (sched_in_prompts(seq)) sched_prompts_remove(seq);
+    sched_list_remove(&seq->link);
+    sched->n_running--;
+    sched->n_of_format[seq->format]--;
+    sched->reserved -= seq->reserved_bytes;
+    sched->held -= seq->held_bytes;
+    seq->reserved_bytes = seq->held_bytes = 0;
+}
+
+static void leave(struct sched *sched, struct sched_seq *seq)
 {
     assert(seq->state != SCHED_OUT && seq->n_step == 0);
     if (seq->state == SCHED_WAITING) {
-        list_remove(&sched->waiting, seq);
+        sched_queue_remove(sched, seq);
     } else {
-        if (sched->turn == seq) sched->turn = seq->next;
-        list_remove(&sched->running, seq);
-        sched->reserved -= seq->reserved_bytes;
-        sched->held -= seq->held_bytes;
-        sched->n_of_format[seq->format]--;
+        sched_stop_running(sched, seq);
+        sched->pressed = false;
     }
+    if (seq->deadline_us > 0) sched_heap_remove(&sched->deadlines, &seq->deadline);
+    sched_queue_settle(sched, seq);
+    sched_queue_part(sched, seq);
     seq->state = SCHED_OUT;
 }
 
-void sched_finish(struct sched *sched, struct sched_seq *seq, int64_t now_us)
+void sched_cancel(struct sched *sched, struct sched_seq *seq)
 {
-    if (seq->state == SCHED_RUNNING) {
-        int64_t service = now_us - seq->admitted_us;
-        sched->service_us += sched->service_us == 0 ? service : (service - sched->service_us) / 8;
-    }
-    sched_cancel(sched, seq);
+    sched->stats.cancelled++;
+    leave(sched, seq);
 }
 
-struct sched_seq *sched_waiting(const struct sched *sched)
+static void learn(struct sched *sched, double *mean, double value)
 {
-    return sched->waiting.first;
+    double n = sched->stats.finished < 15 ? (double)sched->stats.finished + 1 : 16;
+    *mean += (value - *mean) / n;
 }
+
+void sched_finish(struct sched *sched, struct sched_seq *seq)
+{
+    if (seq->state == SCHED_RUNNING) {
+        int output = seq->n_tokens + 1 - seq->n_prompt; /* nobody told of the last token */
+        learn(sched, &sched->mean_output, output < seq->max_tokens ? output : seq->max_tokens);
+        learn(sched, &sched->mean_work, seq->n_high - seq->n_hit);
+        /* Its last step began with the last plan and took about as long as the one before. */
+        learn(sched, &sched->mean_run_us, (double)(sched->planned_us - seq->admitted_us) + sched->step_us);
+        sched->stats.finished++;
+        sched->finished_sum++;
+        sched_tenant_served(sched, seq->flow->account, 1, 0);
+    }
+    leave(sched, seq);
+}
+
+struct sched_seq *sched_expired(const struct sched *sched, int64_t now_us)
+{
+    const struct sched_heap_node *first = sched->deadlines;
+    return first != NULL && first->key <= now_us ? SCHED_OWNER(struct sched_seq, deadline, first) : NULL;
+}
+
+/* --- What others may know --- */
 
 struct sched_seq *sched_running(const struct sched *sched)
 {
-    return sched->running.first;
+    return sched_list_empty(&sched->running) ? NULL : sched_seq_of(sched->running.next);
+}
+
+struct sched_seq *sched_next(const struct sched *sched, const struct sched_seq *seq)
+{
+    return seq->link.next == &sched->running ? NULL : sched_seq_of(seq->link.next);
 }
 
 int sched_waiting_count(const struct sched *sched)
 {
-    return sched->waiting.count;
+    return sched->n_waiting;
+}
+
+int64_t sched_waiting_tokens(const struct sched *sched)
+{
+    return sched->waiting_tokens;
 }
 
 int sched_running_count(const struct sched *sched)
 {
-    return sched->running.count;
+    return sched->n_running;
 }
 
 size_t sched_reserved_bytes(const struct sched *sched)
 {
-    return sched->reserved;
+    const struct sched_cache *cache = sched->config.cache;
+    struct sched_memory memory = {0};
+    if (cache != NULL) cache->memory(cache->context, &memory);
+    return memory.saved_bytes < sched->reserved ? sched->reserved - memory.saved_bytes : 0;
+}
+
+bool sched_fetching(const struct sched *sched)
+{
+    return sched->fetching;
 }
 
 size_t sched_held_bytes(const struct sched *sched)
@@ -381,52 +462,22 @@ size_t sched_held_bytes(const struct sched *sched)
     return sched->held;
 }
 
-int64_t sched_pace_us(const struct sched *sched, int64_t now_us)
+double sched_finish_interval_us(const struct sched *sched)
 {
-    /* By Little's law the running ones finish at a rate of their number over the time each takes; before the
-       first has finished, its age is the least it can take. */
-    int64_t service = sched->service_us;
-    if (service == 0 && sched->running.first != NULL) service = now_us - sched->running.first->admitted_us;
-    return sched->running.count > 0 ? service / sched->running.count : service;
+    return sched->finished_sum > 0 ? sched->window_us / sched->finished_sum : sched->window_us;
 }
 
-int sched_retry_after_s(int64_t pace_us, int n_sequences)
+double sched_token_interval_us(const struct sched *sched)
 {
-    double seconds = (double)pace_us * 1e-6 * n_sequences;
-    return seconds < 1 ? 1 : seconds > 600 ? 600 : (int)seconds + 1;
+    return sched->tokens_sum > 0 ? sched->window_us / sched->tokens_sum : sched->window_us;
 }
 
-static void list_verify(const struct list *list, enum sched_state state)
+double sched_run_us(const struct sched *sched)
 {
-    int count = 0;
-    const struct sched_seq *previous = NULL;
-    for (const struct sched_seq *seq = list->first; seq != NULL; seq = seq->next) {
-        assert(seq->state == state && seq->previous == previous);
-        previous = seq;
-        count++;
-    }
-    assert(list->last == previous && list->count == count);
+    return sched->mean_run_us;
 }
 
-void sched_verify(const struct sched *sched)
+const struct sched_stats *sched_stats(const struct sched *sched)
 {
-    size_t reserved = 0, held = 0;
-    int n_of_format[KV_FORMATS] = {0};
-
-    list_verify(&sched->waiting, SCHED_WAITING);
-    list_verify(&sched->running, SCHED_RUNNING);
-    for (const struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next) {
-        const struct kv_policy *policy = &sched->config.policies[seq->format];
-        assert(seq->held_bytes == kv_policy_held_bytes(policy, seq->n_cached));
-        assert(seq->held_bytes <= seq->reserved_bytes);
-        assert(seq->n_cached <= seq->n_tokens && seq->n_tokens <= seq->n_prompt + seq->max_tokens);
-        reserved += seq->reserved_bytes;
-        held += seq->held_bytes;
-        n_of_format[seq->format]++;
-    }
-    assert(sched->running.count <= sched->config.parallel);
-    assert(reserved == sched->reserved && held == sched->held && reserved <= sched->config.kv_bytes);
-    for (int format = 0; format < KV_FORMATS; format++) {
-        assert(n_of_format[format] == sched->n_of_format[format]);
-    }
+    return &sched->stats;
 }

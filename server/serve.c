@@ -6,10 +6,16 @@
 #include "kernels/workers.h"
 #include "model/gguf.h"
 #include "server/api.h"
+#include "server/chat.h"
+#include "server/constraint.h"
 #include "server/courier.h"
 #include "server/engine.h"
+#include "server/http_keys.h"
+#include "server/model_source.h"
+#include "server/runtime.h"
 #include "server/serve_calibration.h"
 #include "server/serve_machine.h"
+#include "server/tls.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -30,27 +36,35 @@
 enum {
     STREAM_BYTES_MAX = 1 << 20, /* unread by a slow client */
     LOGITS_BYTES = 32 << 20,
-    FLUSH_MS = 2000, /* for the last replies to reach their clients */
+    GRAMMAR_BYTES = 64 << 20, /* of compiled grammars that are kept */
+    FLUSH_MS = 2000,          /* for the last replies to reach their clients */
     FLUSH_HARD_MS = 200,
     DRAIN_POLL_MS = 20,
 };
 
 struct serve {
     const struct options *options;
+    struct model_source source;
     struct metrics metrics;
     struct api api;
     char model_name[256];
+    struct tls tls;
+    struct http_keys *keys;
     struct http *http;
     struct workers *workers;
     struct backend *backend;
     struct gguf *gguf;
     struct tokenizer *tokenizer;
+    struct chat_template *chat_template;
+    struct json *template_variables;
+    struct constraint_cache *constraints;
     struct model *model;
-    struct calibration *calibration;
+    struct kv_hash cache_identity;
+    struct kv_formats *formats;
     struct courier *courier;
     struct engine *engine;
-    enum kv_format kv_format;
     int max_logits;
+    int ctx_size;
 };
 
 /* --- Signals --- */
@@ -82,6 +96,7 @@ static enum err catch_signals(struct err_info *info)
     sigaction(SIGINT, &action, NULL);
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
+    sigaction(SIGXFSZ, &action, NULL); /* a limit on files is a write that fails */
     return ERR_OK;
 }
 
@@ -106,12 +121,12 @@ static enum err start_backend(struct serve *serve, struct err_info *info)
 {
     const struct options *options = serve->options;
     int threads = options->threads > 0 ? options->threads : serve_machine_processors();
-    enum err err = kv_format_parse(options->kv_format, &serve->kv_format, info);
+    enum err err = kv_formats_check(options->kv_format, info);
     if (err == ERR_OK) err = workers_create(threads, &serve->workers, info);
-    if (err == ERR_OK) err = backend_cpu_create(serve->workers, options->cpu, &serve->backend, info);
+    if (err == ERR_OK)
+        err = backend_create(options->device, serve->workers, options->cpu, &serve->backend, info);
     if (err != ERR_OK) return err;
     serve->backend->activation_bits = (int)strtol(options->activation_bits, NULL, 10); /* "auto" reads as 0 */
-    serve->metrics.kv_format = kv_format_name(serve->kv_format);
     serve->metrics.backend = serve->backend->name;
     return ERR_OK;
 }
@@ -119,6 +134,10 @@ static enum err start_backend(struct serve *serve, struct err_info *info)
 static enum err start_http(struct serve *serve, struct err_info *info)
 {
     const struct options *options = serve->options;
+    enum err err = tls_load(options->tls_cert, options->tls_key, &serve->tls, info);
+    if (err == ERR_OK) err = http_keys_create(options->api_key, options->api_key_file, &serve->keys, info);
+    if (err != ERR_OK) return err;
+    serve->metrics.tenants = http_keys_names(serve->keys, &serve->metrics.n_tenants);
     int files = serve_machine_raise_files();
     if (files > 0 && files < options->max_connections + 64)
         log_warn("serve", "only %d files may be open, so --max-connections %d cannot be reached", files,
@@ -126,7 +145,8 @@ static enum err start_http(struct serve *serve, struct err_info *info)
     serve->api.metrics = &serve->metrics;
     serve->api.created = (int64_t)time(NULL);
     serve->api.max_body_bytes = (size_t)options->max_body_bytes;
-    serve->api.model_path = options->model;
+    serve->api.model_path = model_source_name(&serve->source);
+    serve->api.no_ui = options->no_ui;
     struct http_options http = {.host = options->host,
                                 .port = options->port,
                                 .threads = options->http_threads,
@@ -135,7 +155,10 @@ static enum err start_http(struct serve *serve, struct err_info *info)
                                 .max_stream_bytes = STREAM_BYTES_MAX,
                                 .header_timeout_ms = options->header_timeout_ms,
                                 .idle_timeout_ms = options->idle_timeout_ms,
-                                .api_key = options->api_key,
+                                .keys = serve->keys,
+                                .tls_cert = serve->tls.certificate,
+                                .tls_key = serve->tls.key,
+                                .cors_origins = options->cors_origins,
                                 .routes = api_routes,
                                 .n_routes = api_n_routes,
                                 .context = &serve->api,
@@ -155,49 +178,6 @@ static int choose_max_logits(const struct serve *serve)
     return rows < options->max_batch_tokens ? rows : options->max_batch_tokens;
 }
 
-static bool signal_seen(void)
-{
-    return signals_seen > 0;
-}
-
-/* f16 has no use for one, so only a file that was named is looked at, for its errors. */
-static enum err get_calibration(struct serve *serve, struct err_info *info)
-{
-    struct serve_calibration call = {serve->options, serve->gguf,    serve->tokenizer,
-                                     serve->backend, serve->workers, signal_seen};
-    if (serve->kv_format == KV_FORMAT_F16 && serve->options->calibration == NULL) return ERR_OK;
-    return serve_calibration_get(&call, &serve->calibration, info);
-}
-
-static enum err load_model(struct serve *serve, struct err_info *info)
-{
-    const struct options *options = serve->options;
-    enum err err = gguf_open(options->model, &serve->gguf, info);
-    if (err == ERR_OK) err = tokenizer_create(serve->gguf, &serve->tokenizer, info);
-    if (err == ERR_OK) err = get_calibration(serve, info);
-    if (err != ERR_OK) return err;
-    serve->max_logits = choose_max_logits(serve);
-    return model_load(serve->gguf, serve->backend, options->max_batch_tokens, serve->max_logits,
-                      &serve->model, info);
-}
-
-/* --served-model-name, else general.name, else the file's name without its end. */
-static void name_model(struct serve *serve)
-{
-    const char *given = serve->options->served_model_name;
-    const char *own = model_config(serve->model)->name;
-    const char *path = strrchr(serve->options->model, '/');
-    path = path ? path + 1 : serve->options->model;
-    size_t length = strlen(path);
-    if (length > 5 && strcmp(path + length - 5, ".gguf") == 0) length -= 5;
-    if (given && given[0])
-        snprintf(serve->model_name, sizeof(serve->model_name), "%s", given);
-    else if (own[0])
-        snprintf(serve->model_name, sizeof(serve->model_name), "%s", own);
-    else
-        snprintf(serve->model_name, sizeof(serve->model_name), "%.*s", (int)length, path);
-}
-
 static int choose_ctx_size(const struct serve *serve)
 {
     int trained = model_config(serve->model)->context_length;
@@ -208,14 +188,182 @@ static int choose_ctx_size(const struct serve *serve)
     return given > 0 ? given : trained;
 }
 
+static bool signal_seen(void)
+{
+    return signals_seen > 0;
+}
+
+/* f16 has no use for one, and no text says anything about a dummy, so for those only a file that was named is
+   looked at, for its errors. */
+static enum err get_calibration(struct serve *serve, struct calibration **out, struct err_info *info)
+{
+    struct serve_calibration call = {serve->options, serve->gguf,    serve->tokenizer,
+                                     serve->backend, serve->workers, signal_seen};
+    *out = NULL;
+    bool needless = strcmp(serve->options->kv_format, "f16") == 0 || model_source_is_dummy(&serve->source);
+    if (needless && serve->options->calibration == NULL) return ERR_OK;
+    return serve_calibration_get(&call, out, info);
+}
+
+static enum err load_model(struct serve *serve, struct err_info *info)
+{
+    const struct options *options = serve->options;
+    serve->max_logits = choose_max_logits(serve);
+    enum err err = model_load(serve->gguf, serve->backend, options->max_batch_tokens, serve->max_logits,
+                              &serve->model, info);
+    if (err == ERR_OK) serve->ctx_size = choose_ctx_size(serve);
+    return err;
+}
+
+static enum err make_formats(struct serve *serve, const struct calibration *calibration,
+                             struct err_info *info)
+{
+    struct kv_shape shape;
+    model_kv_shape(serve->model, &shape);
+    enum err err = kv_formats_create(&shape, serve->options->kv_format, calibration,
+                                     serve->ctx_size / KV_FRAME_TOKENS + 1, model_inv_freq(serve->model),
+                                     &serve->formats, info);
+    if (err == ERR_OK) err = runtime_formats_check(serve->backend, serve->formats, info);
+    if (err != ERR_OK) return err;
+    atomic_store(&serve->metrics.formats, serve->formats);
+    bool warn = calibration == NULL && !model_source_is_dummy(&serve->source);
+    for (int i = 0; i < kv_formats_count(serve->formats) && warn; i++) {
+        const struct kv_format *format = kv_formats_at(serve->formats, i);
+        if (format->codec != NULL)
+            log_warn("serve",
+                     "KV cache format %s is uncalibrated: its error is several times larger than after "
+                     "`octavo calibrate`",
+                     format->name);
+    }
+    return ERR_OK;
+}
+
+static enum err read_template_variables(struct serve *serve, struct err_info *info)
+{
+    const char *text = serve->options->chat_template_kwargs;
+    struct json_limits limits = json_limits_default;
+    struct err_info fault;
+    if (!text) return ERR_OK;
+    limits.max_bytes = strlen(text);
+    enum err err = json_parse(text, strlen(text), &limits, &serve->template_variables, &fault);
+    if (err == ERR_OK) err = chat_check_variables(serve->template_variables, &fault);
+    if (err != ERR_OK)
+        return err_set_param(info, ERR_USAGE, "chat-template-kwargs", "--chat-template-kwargs: %s",
+                             fault.message);
+    serve->chat_template->variables = serve->template_variables;
+    return ERR_OK;
+}
+
+static enum err load_chat_template(struct serve *serve, struct err_info *info)
+{
+    enum { MOST_BYTES = 1 << 20 };
+    const char *path = serve->options->chat_template;
+    char *source = NULL;
+    size_t length = 0;
+    enum err err =
+        path ? runtime_text_read("--chat-template", path, MOST_BYTES, &source, &length, info) : ERR_OK;
+    if (err == ERR_OK)
+        err = chat_template_create(serve->gguf, serve->tokenizer, path, source, length, &serve->chat_template,
+                                   info);
+    free(source);
+    if (err == ERR_OK && serve->chat_template->is_fallback && !model_source_is_dummy(&serve->source))
+        log_warn("serve",
+                 "the model has no chat template: chats are laid out as ChatML, which it may not know");
+    return err;
+}
+
+/* All that the bytes of cached blocks depend on, for a file of them. */
+static struct kv_hash cache_identity(const struct serve *serve, const struct calibration *calibration)
+{
+    const struct options *options = serve->options;
+    struct {
+        uint64_t model[2];
+        struct kv_hash means, transforms, bits;
+        int64_t recent_blocks, sink_tokens;
+        struct kv_hash arithmetic, version;
+    } all = {.recent_blocks = options->kv_recent, .sink_tokens = options->sink_tokens};
+    gguf_hash(serve->gguf, all.model);
+    if (calibration != NULL) {
+        const struct kv_shape *shape = &calibration->shape;
+        size_t heads = (size_t)shape->n_layers * (size_t)shape->n_kv_heads, n = (size_t)shape->head_dim;
+        all.means = kv_prefix_seed(calibration->value_mean, heads * n * sizeof(float));
+        all.transforms = kv_prefix_seed(calibration->key_transform, heads * n * n * sizeof(float));
+        all.bits = kv_prefix_seed(calibration->value_weight, heads * sizeof(float));
+    }
+    /* A card has activations of its own, fp16, and sums in another order. */
+    const char *arithmetic = serve->backend->is_host ? options->activation_bits : "card";
+    all.arithmetic = kv_prefix_seed(arithmetic, strlen(arithmetic));
+    all.version = kv_prefix_seed(OCTAVO_VERSION, strlen(OCTAVO_VERSION));
+    return kv_prefix_seed(&all, sizeof all);
+}
+
+/* From the file to the model and the formats of its cache. */
+static enum err load(struct serve *serve, struct err_info *info)
+{
+    struct calibration *calibration = NULL;
+    enum err err = model_source_open(&serve->source, serve->workers, &serve->gguf, info);
+    if (err == ERR_OK) err = tokenizer_create(serve->gguf, &serve->tokenizer, info);
+    if (err == ERR_OK) fim_find(serve->gguf, serve->tokenizer, &serve->api.fim);
+    if (err == ERR_OK) err = load_chat_template(serve, info);
+    if (err == ERR_OK) err = read_template_variables(serve, info);
+    if (err == ERR_OK)
+        err = constraint_cache_create(serve->tokenizer, GRAMMAR_BYTES, &serve->metrics, &serve->constraints,
+                                      info);
+    if (err == ERR_OK) err = get_calibration(serve, &calibration, info);
+    if (err == ERR_OK) err = load_model(serve, info);
+    if (err == ERR_OK) err = make_formats(serve, calibration, info);
+    if (err == ERR_OK) serve->cache_identity = cache_identity(serve, calibration);
+    calibration_free(calibration);
+    return err;
+}
+
+/* --served-model-name, else general.name, else the file's name without its end. */
+static void name_model(struct serve *serve)
+{
+    const char *given = serve->options->served_model_name;
+    const char *own = model_config(serve->model)->name;
+    const char *all = model_source_name(&serve->source), *path = strrchr(all, '/');
+    path = path ? path + 1 : all;
+    size_t length = strlen(path);
+    if (length > 5 && strcmp(path + length - 5, ".gguf") == 0) length -= 5;
+    if (given && given[0])
+        snprintf(serve->model_name, sizeof(serve->model_name), "%s", given);
+    else if (own[0])
+        snprintf(serve->model_name, sizeof(serve->model_name), "%s", own);
+    else
+        snprintf(serve->model_name, sizeof(serve->model_name), "%.*s", (int)length, path);
+}
+
+/* Blocks get their memory as they come into use, so what is too large would only fail under requests. */
+static enum err check_kv_bytes(const struct serve *serve, size_t bytes, struct err_info *info)
+{
+    size_t free_bytes = serve->backend->free_bytes(serve->backend);
+    if (bytes <= free_bytes) return ERR_OK;
+    return err_set_param(info, ERR_USAGE, "kv-cache-bytes",
+                         "--kv-cache-bytes is %zu, and %s has %zu bytes free beside %zu bytes of weights and "
+                         "%zu of activations: lower --kv-cache-bytes, or --max-batch-tokens (%d) for its "
+                         "activations",
+                         bytes, serve->backend->name, free_bytes, model_weight_bytes(serve->model),
+                         model_scratch_bytes(serve->model), serve->options->max_batch_tokens);
+}
+
 static enum err choose_kv_bytes(const struct serve *serve, size_t *out, struct err_info *info)
 {
+    struct backend *backend = serve->backend;
     *out = (size_t)serve->options->kv_cache_bytes;
-    if (*out > 0) return ERR_OK;
-    *out = serve_machine_free_bytes() / 4;
+    if (*out > 0) return backend->is_host ? ERR_OK : check_kv_bytes(serve, *out, info);
+    *out = backend->is_host ? serve_machine_free_bytes() / 4 : backend->free_bytes(backend) / 4 * 3;
     if (*out > 0) return ERR_OK;
     return err_set_param(info, ERR_USAGE, "kv-cache-bytes",
                          "the system does not tell how much memory is free; give --kv-cache-bytes");
+}
+
+/* One tenant must not fill the queue that others share. */
+static int choose_queued_per_key(const struct serve *serve)
+{
+    int n = serve->options->max_queued_per_key, half = serve->options->max_queue / 2;
+    if (n > 0 || http_keys_tenants(serve->keys) < 2) return n;
+    return half > 0 ? half : 1;
 }
 
 static enum err start_engine(struct serve *serve, struct err_info *info)
@@ -225,18 +373,28 @@ static enum err start_engine(struct serve *serve, struct err_info *info)
     struct engine_options engine = {.backend = serve->backend,
                                     .workers = serve->workers,
                                     .model = serve->model,
+                                    .gguf = serve->gguf,
                                     .tokenizer = serve->tokenizer,
+                                    .vocabulary = constraint_vocabulary(serve->constraints),
                                     .metrics = &serve->metrics,
-                                    .default_format = serve->kv_format,
+                                    .formats = serve->formats,
                                     .recent_blocks = options->kv_recent,
                                     .sink_tokens = options->sink_tokens,
-                                    .ctx_size = choose_ctx_size(serve),
+                                    .ctx_size = serve->ctx_size,
                                     .parallel = options->parallel,
                                     .max_batch_tokens = options->max_batch_tokens,
                                     .max_logits = serve->max_logits,
                                     .max_queue = options->max_queue,
+                                    .max_queue_tokens = options->max_queue_tokens,
+                                    .max_queue_wait_us = (int64_t)options->max_queue_wait_ms * 1000,
+                                    .max_queued_per_key = choose_queued_per_key(serve),
+                                    .optimistic = strcmp(options->admission, "optimistic") == 0,
+                                    .no_prefix_cache = options->no_prefix_cache,
+                                    .prompt_cache = options->prompt_cache,
+                                    .swap_bytes = (size_t)options->swap_bytes,
+                                    .swap_file = options->swap_file,
+                                    .cache_identity = serve->cache_identity,
                                     .deliver = courier_deliver};
-    engine.calibration = serve->calibration;
     enum err err = choose_kv_bytes(serve, &engine.kv_bytes, info);
     if (err == ERR_OK) err = courier_create(serve->tokenizer, &serve->courier, info);
     if (err != ERR_OK) return err;
@@ -246,14 +404,25 @@ static enum err start_engine(struct serve *serve, struct err_info *info)
     courier_set_engine(serve->courier, serve->engine);
     name_model(serve);
     api->model_name = serve->model_name;
+    api->any_model = serve->options->any_model;
+    api->splits_reasoning = strcmp(serve->options->reasoning_format, "none") != 0;
     api->config = model_config(serve->model);
-    api->model_bytes = gguf_file_bytes(serve->gguf);
+    api->model_bytes = gguf_tensor_bytes(serve->gguf);
     api->tokenizer = serve->tokenizer;
+    api->gguf = serve->gguf;
+    api->chat_template = serve->chat_template;
+    api->constraints = serve->constraints;
     api->engine = serve->engine;
     api->courier = serve->courier;
     api->ctx_size = engine.ctx_size;
     api->parallel = engine.parallel;
-    api->kv_format = engine.default_format;
+    api->formats = serve->formats;
+    api->defaults = (struct generation_defaults){.temperature = options->temperature,
+                                                 .top_p = options->top_p,
+                                                 .min_p = options->min_p,
+                                                 .top_k = options->top_k,
+                                                 .seed = options->seed,
+                                                 .max_tokens = options->n_predict};
     return ERR_OK;
 }
 
@@ -284,8 +453,13 @@ static void tear_down(struct serve *serve, int flush_ms)
     if (serve->engine) engine_free(serve->engine);
     courier_free(serve->courier);
     http_free(serve->http, flush_ms);
-    calibration_free(serve->calibration);
+    http_keys_free(serve->keys);
+    tls_free(&serve->tls);
+    kv_formats_free(serve->formats);
     if (serve->model) model_free(serve->model);
+    constraint_cache_free(serve->constraints);
+    chat_template_free(serve->chat_template);
+    json_free(serve->template_variables);
     if (serve->tokenizer) tokenizer_free(serve->tokenizer);
     if (serve->backend) serve->backend->destroy(serve->backend);
     if (serve->workers) workers_free(serve->workers);
@@ -294,25 +468,31 @@ static void tear_down(struct serve *serve, int flush_ms)
     signal_fd = -1;
 }
 
+static const char *scheme(const struct serve *serve)
+{
+    return serve->tls.certificate ? "https" : "http";
+}
+
 enum err serve_run(const struct options *options, struct err_info *info)
 {
     struct serve *serve = calloc(1, sizeof(*serve));
     if (!serve) return err_set(info, ERR_MEMORY, "no memory");
     serve->options = options;
+    serve->source = (struct model_source){options->load_format, options->model, options->shape};
     bool finished = true;
     enum err err = catch_signals(info);
     if (err == ERR_OK) err = start_backend(serve, info);
     if (err == ERR_OK) err = start_http(serve, info);
     if (err == ERR_OK) {
-        log_info("serve", "octavo %s on http://%s:%d, loading %s", OCTAVO_VERSION, options->host,
-                 http_port(serve->http), options->model);
-        err = load_model(serve, info);
+        log_info("serve", "octavo %s on %s://%s:%d, loading %s", OCTAVO_VERSION, scheme(serve), options->host,
+                 http_port(serve->http), model_source_name(&serve->source));
+        err = load(serve, info);
     }
     if (err == ERR_OK) err = start_engine(serve, info);
     if (err == ERR_OK) {
         signals_limit = 3;
         atomic_store(&serve->api.state, API_READY);
-        log_info("serve", "ready: %s on http://%s:%d", serve->model_name, options->host,
+        log_info("serve", "ready: %s on %s://%s:%d", serve->model_name, scheme(serve), options->host,
                  http_port(serve->http));
         wait_signal(1, -1);
         finished = drain(serve);

@@ -1,5 +1,6 @@
 #include "server/serve_calibration.h"
 
+#include "config/clock.h"
 #include "config/log.h"
 #include "model/calibrate.h"
 #include "model/calibration_text.h"
@@ -11,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { PATH_BYTES = 4096, PROGRESS_S = 3 };
@@ -30,9 +30,7 @@ struct progress {
 
 static double clock_s(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    return (double)clock_ns() * 1e-9;
 }
 
 static void place_format(char place[PATH_BYTES], const char *format, const char *a, const char *b)
@@ -40,12 +38,17 @@ static void place_format(char place[PATH_BYTES], const char *format, const char 
     if (snprintf(place, PATH_BYTES, format, a, b) >= PATH_BYTES) place[0] = 0;
 }
 
+bool serve_calibration_beside(const char *model, char *path, size_t size)
+{
+    return snprintf(path, size, "%s.octocal", model) < (int)size;
+}
+
 static void places_find(const char *model, const uint64_t hash[2], struct places *places)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char name[48];
     memset(places, 0, sizeof *places);
-    place_format(places->beside, "%s%s", model, ".octocal");
+    if (!serve_calibration_beside(model, places->beside, PATH_BYTES)) places->beside[0] = 0;
     if (cache && cache[0] == '/') /* the specification: a relative path is to be ignored */
         place_format(places->folder, "%s%s", cache, "/octavo");
     else if (home && home[0] == '/')

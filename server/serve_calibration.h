@@ -25,6 +25,9 @@ struct serve_calibration {
     bool (*stop)(void); /* asked a few times a second: true ends a calibration that is being made */
 };
 
+/* MODEL.octocal, into path. False: longer than size. */
+bool serve_calibration_beside(const char *model, char *path, size_t size);
+
 /* *out: NULL when there is none: with --no-calibration, and when it could not be made, which the log says.
    Loads the model a second time while it calibrates. Errors: a file that was asked for and is not good;
    ERR_CLOSED: stopped. */

@@ -1,5 +1,6 @@
 #include "server/watcher.h"
 
+#include "config/clock.h"
 #include "config/log.h"
 
 #include <assert.h>
@@ -10,7 +11,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 /*
@@ -45,9 +45,7 @@ enum { WAKE_DATA = -1, FIRST_TABLE = 256 };
 
 int64_t watcher_now_ms(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return clock_ns() / 1000000;
 }
 
 static void wake(struct watcher *watcher)

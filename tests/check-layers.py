@@ -7,6 +7,7 @@ import sys
 ORDER = ["config", "kernels", "cache", "model", "server"]
 KEEPERS = {
     "microhttpd.h": ["server/http.c"],
+    "gnutls/": ["server/tls.c"],
     "cjson/cJSON.h": ["config/json.c"],
     "pcre2.h": ["model/pretokenizer.c"],
     "utf8proc.h": ["model/"],

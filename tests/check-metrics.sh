@@ -10,7 +10,7 @@ PATH=$PWD/build/tools:$PATH
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
 scratch=$(mktemp -d)
-"$binary" serve "$model" --host 127.0.0.1 --port "$port" --ctx-size 512 --kv-cache-bytes 67108864 --kv-format o2 --no-calibration &
+"$binary" serve "$model" --host 127.0.0.1 --port "$port" --ctx-size 512 --kv-cache-bytes 67108864 --kv-format o2,f16,o4 --no-calibration &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 for _ in $(seq 600); do

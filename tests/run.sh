@@ -1,23 +1,26 @@
 #!/usr/bin/env bash
 # Runs every test: tests/run.sh [--all] [WHAT...]
-#   no argument   builds release; unit tests, fuzz corpora, API, tokenizer, kernel and golden suites, metrics, layers
+#   no argument   release and emulated: builds release; unit tests, fuzz corpora, API, tokenizer, kernel and golden suites,
+#                 metrics, layers; the CUDA backend on an emulated card (docs/cuda.md)
 #   --all         the same, and under the asan and tsan builds, and the format check
-#   WHAT          only these: release, debug, asan, tsan, format, docker (builds and tries the image; needs root)
-# Installs what it needs first (tests/setup.sh). Models are looked for in $OCTAVO_MODELS (default: models/); what
-# needs a model that is not there is skipped and listed at the end. Logs and reports: build/results/.
+#   WHAT          only these: release, debug, asan, tsan, emulated, format, docker (builds and tries the image; needs root)
+# Installs what it needs first (tests/setup.sh). Models are looked for in $OCTAVO_MODELS (default: models/), chat templates
+# (*.jinja) in $OCTAVO_TEMPLATES (models/templates/); what needs one that is not there is skipped and listed at the end.
+# Logs and reports: build/results/.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-presets=() format=no docker=no
-[ $# -gt 0 ] || set -- release
+presets=() emulated=no format=no docker=no
+[ $# -gt 0 ] || set -- release emulated
 for argument in "$@"; do
     case $argument in
-    --all) presets=(release asan tsan) format=yes ;;
+    --all) presets=(release asan tsan) emulated=yes format=yes ;;
     release | debug | asan | tsan) presets+=("$argument") ;;
+    emulated) emulated=yes ;;
     format) format=yes ;;
     docker) docker=yes ;;
-    -h | --help) sed -n '2,7s/^# \?//p' "$0"; exit 0 ;;
-    *) echo "run: unknown argument '$argument': --all, release, debug, asan, tsan, format, docker" >&2; exit 2 ;;
+    -h | --help) sed -n '2,9s/^# \?//p' "$0"; exit 0 ;;
+    *) echo "run: unknown argument '$argument': --all, release, debug, asan, tsan, emulated, format, docker" >&2; exit 2 ;;
     esac
 done
 
@@ -53,12 +56,21 @@ step() {
 }
 
 build() {
-    cmake --preset "$1" -D OCTAVO_WERROR="${OCTAVO_WERROR:-OFF}" && cmake --build --preset "$1" -- -k 0
+    cmake --preset "$1" -D OCTAVO_WERROR="${OCTAVO_WERROR:-OFF}" && cmake --build --preset "$@" -- -k 0
 }
 
 # The sanitizers of GCC 12 want the address layout of older kernels.
 fixed_layout() {
     if setarch "$(uname -m)" -R true 2>/dev/null; then setarch "$(uname -m)" -R "$@"; else "$@"; fi
+}
+
+# What differs between models, on another one than the suites use.
+other_model() {
+    if [ ! -e "$OCTAVO_MODELS/qwen05.gguf" ]; then
+        echo "the API on Qwen2.5-Coder-0.5B: $OCTAVO_MODELS/qwen05.gguf is not there; tests/models.sh qwen05 brings it"
+        return 77
+    fi
+    OCTAVO_API_MODEL=qwen05 .venv/bin/python -m pytest -q -rs -p no:cacheprovider tests/api -m every_model "$@"
 }
 
 suites() { find tests -name 'test_*.py' -printf '%h\n' | sort -u; }
@@ -70,12 +82,19 @@ for preset in "${presets[@]}"; do
         --output-junit "$PWD/$results/$preset-unit.xml"
     for suite in $(suites); do
         # What compares numbers needs no second run under a sanitizer: the unit tests and the API suite walk the code.
-        case $preset:$suite in asan:tests/golden | tsan:tests/golden | tsan:tests/kernels | [at]san:tests/tokenizer | [at]san:tests/sampler) continue ;; esac
+        case $preset:$suite in asan:tests/golden | tsan:tests/golden | tsan:tests/kernels | tsan:tests/grammar | [at]san:tests/tokenizer | [at]san:tests/sampler | [at]san:tests/deploy) continue ;; esac
         step "$preset-${suite##*/}" fixed_layout .venv/bin/python -m pytest -q -rs -p no:cacheprovider "$suite" \
             --junit-xml="$results/$preset-${suite##*/}.xml"
     done
+    [ "$preset" != release ] || step release-qwen05 other_model --junit-xml="$results/release-qwen05.xml"
     step "$preset-metrics" fixed_layout bash tests/check-metrics.sh "$OCTAVO_BIN"
 done
+if [ $emulated = yes ] && step emulated-build build emulated --target emulator_check cuda_parity octavo logits tiny; then
+    export OCTAVO_BUILD=$PWD/build/emulated OCTAVO_BIN=$PWD/build/emulated/octavo
+    step emulated-parity bash tests/cuda/emulated.sh build/emulated
+    step emulated-api .venv/bin/python -m pytest -q -rs -p no:cacheprovider tests/api/test_device.py \
+        --junit-xml="$results/emulated-api.xml"
+fi
 step layers .venv/bin/python tests/check-layers.py
 [ $format = no ] || step format tests/format-check
 [ $docker = no ] || step docker docker/check.sh

@@ -4,18 +4,21 @@
 #   build   compiler, CMake and -dev packages
 #   test    cmocka, curl, promtool (into build/tools), and PyPI packages in .venv/
 #   check   clang-format
+#   browser Chromium, for the tests of the page
 #   docker  buildah and debootstrap, for machines without a Docker engine
 # Packages come from Debian and PyPI by name. Needs root or sudo only when a Debian package is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-debian_run=(libmicrohttpd12 libcjson1 libjemalloc2 libpcre2-8-0 libutf8proc2 libxxhash0 libopenblas0-pthread)
-debian_build=(gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libcjson-dev libjemalloc-dev libpcre2-dev
-    libutf8proc-dev libxxhash-dev libopenblas-dev)
-debian_test=(libcmocka-dev curl python3 python3-venv ca-certificates)
+debian_run=(libmicrohttpd12 libgnutls30 libcjson1 libjemalloc2 libpcre2-8-0 libutf8proc2 libxxhash0 libopenblas0-pthread)
+debian_build=(gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libgnutls28-dev libcjson-dev libjemalloc-dev
+    libpcre2-dev libutf8proc-dev libxxhash-dev libopenblas-dev)
+debian_test=(g++ libcmocka-dev curl openssl python3 python3-venv ca-certificates)
 debian_check=(clang-format)
+debian_browser=(chromium)
 debian_docker=(buildah debootstrap curl python3 procps)
-pypi_test=(numpy pytest openai tokenizers gguf requests)
+pypi_test=(numpy pytest openai anthropic tokenizers gguf requests jsonschema jinja2 transformers schemathesis
+    kubernetes-validate yamllint pyyaml fqdn isoduration jsonpointer rfc3339_validator rfc3987)
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -94,14 +97,15 @@ install_pypi() {
         || die "pip could not install: ${pypi_test[*]} (is there a network?)"
 }
 
-[ $# -gt 0 ] || die "say what: run, build, test, check, docker"
+[ $# -gt 0 ] || die "say what: run, build, test, check, browser, docker"
 for what in "$@"; do
     case $what in
     run) install_debian "${debian_run[@]}" ;;
     build) install_debian "${debian_run[@]}" "${debian_build[@]}" ;;
     test) install_debian "${debian_test[@]}" && install_promtool && install_pypi ;;
     check) install_debian "${debian_check[@]}" ;;
+    browser) install_debian "${debian_browser[@]}" ;;
     docker) install_debian "${debian_docker[@]}" ;;
-    *) die "unknown word '$what': run, build, test, check, docker" ;;
+    *) die "unknown word '$what': run, build, test, check, browser, docker" ;;
     esac
 done

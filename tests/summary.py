@@ -2,7 +2,8 @@
 """Adds up what tests/run.sh left in a folder: JUnit reports, and steps.tsv (name, exit status, seconds).
 
 A step without a report counts as one test (status 77: skipped). A step that failed although its report shows
-no failure counts as one failure: a crash must not pass for success. Exits 1 when anything failed or nothing ran.
+no failure counts as one failure: a crash must not pass for success. The end of each failed step's log is shown last, where a log of CI
+that was cut short still has it. Exits 1 when anything failed or nothing ran.
 """
 import pathlib
 import sys
@@ -10,7 +11,15 @@ import xml.etree.ElementTree as xml
 
 folder = pathlib.Path(sys.argv[1])
 passed = failed = 0
-skips, failures = [], []
+skips, failures, logs = [], [], []
+LOG_LINES, LOG_WIDTH = 20, 160
+
+
+def read_end(log):
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else ["no log"]
+    return [line[:LOG_WIDTH] for line in lines[-LOG_LINES:]]
+
+
 for line in (folder / "steps.tsv").read_text().splitlines():
     name, status, _ = line.split("\t")
     report = folder / f"{name}.xml"
@@ -38,9 +47,14 @@ for line in (folder / "steps.tsv").read_text().splitlines():
         failures.append(f"{name}: exit status {status}, see {folder}/{name}.log")
     elif status == "0" and not cases:
         passed += 1
+    if status not in ("0", "77"):
+        logs.append((name, read_end(folder / f"{name}.log")))
 if skips:
     print(f"\nSKIPPED, {len(skips)}:")
     print("\n".join(f"  {skip}" for skip in skips))
+for name, lines in logs:
+    print(f"\nThe end of {name}.log:")
+    print("\n".join(f"  {line}" for line in lines))
 if failures:
     print(f"\nFAILED, {len(failures)}:")
     print("\n".join(f"  {failure}" for failure in failures))

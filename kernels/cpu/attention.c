@@ -41,7 +41,7 @@ struct attention *attention_create(struct workers *workers, const struct attenti
         s->tile = (struct attention_tile){.q = s->q,
                                           .q_frame = s->q_frame,
                                           .mixed = s->mixed,
-                                          .q8 = s->q8,
+                                          .q8 = {s->q8[0], s->q8[1], s->q8[2]},
                                           .scores = s->scores,
                                           .w8 = s->w8,
                                           .out_half = s->out_half,
@@ -77,8 +77,7 @@ static struct attention_unit unit_at(const struct attention_job *job, int index,
                                   .args = job->args,
                                   .scratch = scratch,
                                   .group = job->group,
-                                  .kv_head = index % n_kv_heads,
-                                  .frame = -1};
+                                  .kv_head = index % n_kv_heads};
     unit.rows = span_tile_at(&scratch->cursor, job->args->spans, job->tile_tokens, index / n_kv_heads);
     unit.own = unit.rows.position / TOKENS;
     scratch->tile.n_rows = unit.rows.n_rows * job->group;
@@ -147,18 +146,19 @@ static void state_merge(float *state, const float *next, int n_rows, int head_di
 
 static void unit_finish(const struct attention_unit *unit)
 {
-    const struct kv_tables *tables = unit->args->tables;
+    const struct kv_codec *codec = unit->rows.span->codec;
+    const struct kv_tables *tables = codec ? codec->tables : NULL;
     struct attention_tile *tile = &unit->scratch->tile;
-    int n = tile->head_dim, is_coded = !unit->rows.span->all_f16;
-    if (is_coded)
+    int n = tile->head_dim;
+    if (tables)
         unit->kernels->transform(tile->out_coded, tables->is_hadamard ? NULL : tables->value_transform, n,
                                  tile->n_rows, tile->mixed);
     for (int row = 0; row < tile->n_rows; row++) {
         float *out = unit->args->out + unit_offset(unit, row / unit->group) + (size_t)(row % unit->group) * n;
         float *half = tile->out_half + row * n;
-        if (is_coded)
+        if (tables)
             for (int i = 0; i < n; i++) half[i] += tile->mixed[row * n + i];
-        if (is_coded && tables->value_mean) {
+        if (tables && tables->value_mean) {
             const float *mean = tables->value_mean + attention_page_index(unit) * n;
             for (int i = 0; i < n; i++) half[i] += mean[i] * tile->coded_sum[row];
         }

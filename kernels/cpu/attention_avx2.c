@@ -14,9 +14,11 @@ static inline __m256i dot_sum(__m256i sum)
     return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
-static inline int dot_quads(int largest)
+enum { DOT_OVERFLOWS = 1 };
+
+static inline __m256i rotate_left_2(__m256i x)
 {
-    return 32767 / (2 * largest);
+    return _mm256_or_si256(_mm256_slli_epi32(x, 2), _mm256_srli_epi32(x, 30));
 }
 
 #include "kernels/cpu/attention_simd.h"
@@ -24,6 +26,7 @@ static inline int dot_quads(int largest)
 const struct attention_kernels attention_kernels_avx2 = {
     .transform = transform,
     .query_frame = query_frame,
+    .query_quantize = query_quantize,
     .scores_half = scores_half,
     .scores_mean = scores_mean,
     .scores_coded = scores_coded,

@@ -11,10 +11,11 @@ static inline __m256i dot_sum(__m256i sum)
     return sum;
 }
 
-static inline int dot_quads(int largest)
+enum { DOT_OVERFLOWS = 0 };
+
+static inline __m256i rotate_left_2(__m256i x)
 {
-    (void)largest;
-    return 1 << 20;
+    return _mm256_rol_epi32(x, 2);
 }
 
 #include "kernels/cpu/attention_simd.h"
@@ -22,6 +23,7 @@ static inline int dot_quads(int largest)
 const struct attention_kernels attention_kernels_avx512 = {
     .transform = transform,
     .query_frame = query_frame,
+    .query_quantize = query_quantize,
     .scores_half = scores_half,
     .scores_mean = scores_mean,
     .scores_coded = scores_coded,

@@ -27,16 +27,37 @@ static const uint16_t *half_page(const struct attention_unit *unit, int block)
                               (size_t)unit->kv_head * kv_page_bytes(KV_F16, args->shape->head_dim));
 }
 
+static int is_coded(const struct attention_unit *unit, int block)
+{
+    return unit->rows.span->codec && block != unit->own;
+}
+
+static void memory_prefetch(const char *from, const char *end)
+{
+    for (; from < end; from += 64) __builtin_prefetch(from);
+}
+
 /* Pages of one head lie far apart, each too short for the processor to see a stream in: while working on one,
-   ask for the next, half of it (0: keys, 1: values) at a time. */
-static void page_prefetch(const struct attention_unit *unit, int block, size_t which)
+   ask for the next, its keys or its values (and scales) at a time. Being younger, it has at least the parts
+   that this one is read with. */
+static void page_prefetch(const struct attention_unit *unit, int block, int is_values)
 {
     const struct kv_block_ref *ref = &unit->rows.span->blocks[block];
-    int n = unit->scratch->tile.head_dim, is_half = unit->rows.span->all_f16 || block == unit->own;
-    const char *page = is_half ? (const char *)half_page(unit, block)
-                               : ref->coded + attention_page_index(unit) * kv_page_bytes(ref->coded_kind, n);
-    size_t bytes = kv_page_bytes(is_half ? KV_F16 : ref->coded_kind, n) / 2;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(page + which * bytes + i);
+    const struct attention_reading *reading = &unit->scratch->reading;
+    if (!is_coded(unit, block)) {
+        const char *page = (const char *)half_page(unit, block);
+        size_t bytes = kv_page_bytes(KV_F16, unit->scratch->tile.head_dim) / 2;
+        memory_prefetch(page + is_values * bytes, page + (1 + is_values) * bytes);
+        return;
+    }
+    for (int p = 0; p < reading->n_parts; p++) {
+        const struct attention_part *part = &reading->parts[p];
+        size_t end = p == reading->n_parts - 1 ? part->end : part->scales_at;
+        if (is_values)
+            memory_prefetch(ref->parts[p] + part->values_at, ref->parts[p] + end);
+        else
+            memory_prefetch(ref->parts[p] + part->keys_at, ref->parts[p] + part->values_at);
+    }
 }
 
 /* Tokens that every row sees. */
@@ -81,30 +102,91 @@ static void sinks_step(const struct attention_unit *unit, int block)
     half_step(unit, scratch->sink_keys, scratch->sink_values, n_sinks);
 }
 
+static struct attention_groups groups_fill(const uint8_t *bits, const float *unit, const float *gain,
+                                           int n_groups)
+{
+    struct attention_groups groups = {0};
+    for (int g = 0; g < n_groups; g++) {
+        groups.n_fours += bits[g] == 4;
+        groups.n_twos += bits[g] == 2;
+        groups.n_ones += bits[g] == 1;
+        groups.factor[g] = unit[g] * gain[g];
+    }
+    return groups;
+}
+
+static void reading_fill(struct attention_unit *unit, int n_parts)
+{
+    const struct kv_codec *codec = unit->rows.span->codec;
+    struct attention_reading *reading = &unit->scratch->reading;
+    size_t page = attention_page_index(unit), cells = page * (size_t)codec->n_groups;
+    const struct kv_part *last = &codec->parts[n_parts - 1];
+    assert(n_parts <= codec->n_parts);
+    for (int p = 0; p < n_parts; p++) {
+        const struct kv_part *part = &codec->parts[p];
+        const struct kv_code *code = &part->codes[page];
+        size_t keys_at = part->offset[page];
+        size_t values_at = keys_at + kv_key_code_bytes(code->key_bits, codec->n_groups);
+        reading->parts[p] = (struct attention_part){
+            .keys_at = keys_at,
+            .values_at = values_at,
+            .scales_at = values_at + kv_value_code_bytes(code->value_bits, codec->n_groups),
+            .end = part->offset[page + 1],
+            .keys =
+                groups_fill(code->key_bits, part->key_unit + cells, last->key_gain + cells, codec->n_groups),
+            .values = groups_fill(code->value_bits, part->value_unit + cells, last->value_gain + cells,
+                                  codec->n_groups)};
+    }
+    reading->n_columns = 0;
+    for (int p = 0; p < codec->n_parts; p++)
+        for (int g = 0; g < codec->n_groups; g++)
+            if (codec->parts[p].codes[page].key_bits[g] && reading->n_columns <= g * KV_CODE_GROUP)
+                reading->n_columns = (g + 1) * KV_CODE_GROUP;
+    reading->n_parts = unit->n_parts = n_parts;
+}
+
 static void mean_factors(const struct attention_unit *unit)
 {
+    const struct kv_tables *tables = unit->rows.span->codec->tables;
+    const float *cosines = tables->mean_basis.centre_cos, *sines = tables->mean_basis.centre_sin;
     struct attention_scratch *scratch = unit->scratch;
     int n = scratch->tile.head_dim, half = n / 2;
-    const float *mean = unit->args->tables->key_mean + attention_page_index(unit) * n;
+    const float *mean = tables->key_mean + attention_page_index(unit) * n;
+    float turned[KV_MAX_HEAD_DIM];
+    for (int i = 0; i < half; i++) {
+        turned[i] = mean[i] * cosines[i] - mean[i + half] * sines[i];
+        turned[i + half] = mean[i + half] * cosines[i] + mean[i] * sines[i];
+    }
     for (int row = 0; row < scratch->tile.n_rows; row++) {
         const float *q = scratch->q_frame + row * n;
         float *factors = scratch->mean_factors + row * n;
         for (int i = 0; i < half; i++) {
-            factors[i] = q[i] * mean[i] + q[i + half] * mean[i + half];
-            factors[i + half] = q[i + half] * mean[i] - q[i] * mean[i + half];
+            factors[i] = q[i] * turned[i] + q[i + half] * turned[i + half];
+            factors[i + half] = q[i + half] * turned[i] - q[i] * turned[i + half];
         }
     }
 }
 
-static void enter_frame(struct attention_unit *unit, int frame)
+/* The queries as a block of this frame, read with so many parts, needs them. */
+static void queries_prepare(struct attention_unit *unit, int frame, int n_parts)
 {
-    const struct kv_tables *tables = unit->args->tables;
-    int n = unit->scratch->tile.head_dim;
-    assert(frame < tables->n_frames);
-    size_t angles = (size_t)frame * (n / 2), matrix = attention_page_index(unit) * (size_t)n * (size_t)n;
-    unit->kernels->query_frame(&unit->scratch->tile, tables->frame_cos + angles, tables->frame_sin + angles,
-                               tables->is_hadamard ? NULL : tables->query_transform + matrix);
-    if (tables->key_mean) mean_factors(unit);
+    const struct kv_tables *tables = unit->rows.span->codec->tables;
+    struct attention_scratch *scratch = unit->scratch;
+    int n = scratch->tile.head_dim;
+    if (unit->n_parts != n_parts) reading_fill(unit, n_parts);
+    if (unit->frame != frame) {
+        assert(frame < tables->n_frames && tables->frame_tokens <= KV_FRAME_TOKENS);
+        size_t angles = (size_t)frame * (n / 2);
+        size_t matrix = attention_page_index(unit) * (size_t)n * (size_t)n;
+        unit->kernels->query_frame(&scratch->tile, tables->frame_cos + angles, tables->frame_sin + angles,
+                                   tables->is_hadamard ? NULL : tables->query_transform + matrix,
+                                   scratch->reading.n_columns);
+        if (tables->key_mean) {
+            mean_factors(unit);
+            unit->kernels->scores_mean(&scratch->tile, &tables->mean_basis, tables->frame_tokens);
+        }
+    }
+    unit->kernels->query_quantize(&scratch->tile, &scratch->reading);
     unit->frame = frame;
 }
 
@@ -112,41 +194,24 @@ static void coded_step(struct attention_unit *unit, int block)
 {
     const struct attention_kernels *kernels = unit->kernels;
     const struct attention_span *span = unit->rows.span;
-    const struct kv_tables *tables = unit->args->tables;
+    const struct kv_codec *codec = span->codec;
+    const struct kv_tables *tables = codec->tables;
     const struct kv_block_ref *ref = &span->blocks[block];
+    const struct attention_reading *reading = &unit->scratch->reading;
     struct attention_tile *tile = &unit->scratch->tile;
-    size_t n = (size_t)tile->head_dim;
-    assert(ref->coded);
-    const char *page =
-        ref->coded + attention_page_index(unit) * kv_page_bytes(ref->coded_kind, tile->head_dim);
-
-    /* Scale arrays of a KV_Q4 page: key4, value4, key2, value2. */
-    enum code_reading reading = CODES_4;
-    size_t code_bytes = n * TOKENS / 2, scale_array = 0;
-    if (ref->coded_kind == KV_Q2) {
-        reading = CODES_2;
-        code_bytes = n * TOKENS / 4;
-    } else if (ref->coded_kind == KV_Q4 && unit->own - block > span->recent_blocks) {
-        reading = CODES_4_AS_2;
-        scale_array = 2;
-    }
-    const uint8_t *codes = (const uint8_t *)page;
-    const uint16_t *scales = (const uint16_t *)(page + 2 * code_bytes) + scale_array * TOKENS;
 
     int position = block * TOKENS, frame = position / tables->frame_tokens;
-    if (frame != unit->frame) enter_frame(unit, frame);
-    const float *mean_scores = NULL;
-    if (tables->key_mean) {
-        int offset = position % tables->frame_tokens;
-        kernels->scores_mean(tile, tables->rope_cos + offset, tables->rope_sin + offset,
-                             tables->frame_tokens);
-        mean_scores = tile->mean_scores;
-    }
+    int n_parts = unit->own - block > span->recent_blocks ? codec->n_old_parts : codec->n_parts;
+    if (frame != unit->frame || n_parts != unit->n_parts) queries_prepare(unit, frame, n_parts);
+    for (int p = 0; p < n_parts; p++) assert(ref->parts[p]);
+    const float *mean_scores = tables->key_mean ? tile->mean_scores + position % tables->frame_tokens : NULL;
     page_prefetch(unit, block + 1, 0);
-    kernels->scores_coded(tile, codes, reading, scales, mean_scores);
+    kernels->scores_coded(tile, reading, ref->parts, mean_scores);
+    const struct attention_part *last = &reading->parts[n_parts - 1];
+    const uint16_t *scales = (const uint16_t *)(ref->parts[n_parts - 1] + last->scales_at);
     kernels->softmax(tile, 0, tile->n_rows, ~ref->sink_mask, scales + TOKENS);
     page_prefetch(unit, block + 1, 1);
-    kernels->values_coded(tile, codes + code_bytes, reading);
+    kernels->values_coded(tile, reading, ref->parts);
 }
 
 void attention_segment_run(struct attention_unit *unit, int segment)
@@ -156,17 +221,17 @@ void attention_segment_run(struct attention_unit *unit, int segment)
     int coded_end = end < unit->own ? end : unit->own;
     segment_reset(&unit->scratch->tile);
     unit->frame = -1;
-    if (!span->all_f16)
+    if (span->codec)
         for (int block = first; block < coded_end; block++)
             if (span->blocks[block].sink_mask) sinks_step(unit, block);
     for (int block = first; block < coded_end; block++) {
-        if (span->all_f16) {
+        if (span->codec) {
+            coded_step(unit, block);
+        } else {
             const uint16_t *keys = half_page(unit, block);
             page_prefetch(unit, block + 1, 0);
             page_prefetch(unit, block + 1, 1);
             half_step(unit, keys, keys + TOKENS * unit->scratch->tile.head_dim, TOKENS);
-        } else {
-            coded_step(unit, block);
         }
     }
     if (unit->own < end) own_step(unit);

@@ -7,6 +7,7 @@
 /* A worker's memory: what its tile points at, and room for the merging of segments. */
 struct attention_scratch {
     struct attention_tile tile;
+    struct attention_reading reading;
     struct span_cursor cursor;
     _Alignas(64) float q[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float q_frame[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
@@ -14,9 +15,9 @@ struct attention_scratch {
     _Alignas(64) float out_half[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float out_coded[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) float scores[ATTENTION_TILE_ROWS * KV_BLOCK_TOKENS];
-    _Alignas(64) float mean_scores[ATTENTION_TILE_ROWS * KV_BLOCK_TOKENS];
+    _Alignas(64) float mean_scores[ATTENTION_TILE_ROWS * KV_FRAME_TOKENS];
     _Alignas(64) float mean_factors[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
-    _Alignas(64) int8_t q8[ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
+    _Alignas(64) int8_t q8[KV_MAX_PARTS][ATTENTION_TILE_ROWS * KV_MAX_HEAD_DIM];
     _Alignas(64) uint8_t w8[ATTENTION_TILE_ROWS * KV_BLOCK_TOKENS];
     _Alignas(64) uint16_t sink_keys[KV_MAX_HEAD_DIM * KV_BLOCK_TOKENS];
     _Alignas(64) uint16_t sink_values[KV_MAX_HEAD_DIM * KV_BLOCK_TOKENS];
@@ -32,8 +33,9 @@ struct attention_unit {
     struct span_tile rows;
     int group; /* query heads per KV head */
     int kv_head;
-    int own;   /* index of the rows' own block */
-    int frame; /* that scratch->tile.q8 stands in; -1: none */
+    int own;     /* index of the rows' own block */
+    int frame;   /* that the tile's queries stand in; -1: none */
+    int n_parts; /* that scratch->reading and the tile's q8 are for; 0: none */
 };
 
 /* The index of the unit's layer and head among a block's pages. */

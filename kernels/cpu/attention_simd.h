@@ -1,12 +1,13 @@
 /*
  * The attention kernels in 256-bit vectors, included by attention_avx2.c and attention_avx512.c after they
- * have defined what differs, the integer dot product:
+ * have defined what differs:
  *
  *   dot_step(sum, u, s)   adds to each 32-bit group of `sum` the products of its 4 unsigned and 4 signed
  *                         bytes, in the form that dot_sum turns into eight int32
  *   dot_sum(sum)
- *   dot_quads(largest)    how many steps `sum` takes before it could overflow, when no product of an unsigned
- *                         and a signed byte is larger than `largest`
+ *   DOT_OVERFLOWS         1: `sum` holds int16, so that all its products, two from each step, must together
+ *                         stay within 32,767
+ *   rotate_left_2(x)      each 32-bit group
  *
  * Where a kernel runs over rows, it takes a few at once: the keys, values or codes are expanded in registers
  * and used for all of them. Such functions are inlined with constant counts, so that the loops over rows and
@@ -62,6 +63,12 @@ INLINE __m256i round_to_16(__m256 low, __m256 high)
 {
     __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
     return _mm256_permute4x64_epi64(packed, 0xd8);
+}
+
+/* attention_column_place, for a shuffle. */
+INLINE __m128i column_places(void)
+{
+    return _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
 
 #include "kernels/cpu/attention_simd_half.h"

@@ -1,7 +1,7 @@
 /* Part of kernels/cpu/attention_simd.h: chains of fmaf over the rows of a matrix. f16 blocks: lanes = tokens
-   (scores) or channels (values); the mean's scores: an fp32 table, lanes = tokens. */
+   (scores) or channels (values). fp32: transforms and the mean's scores. */
 
-/* out[r][j] (+)= sum_i factors[r][i] * matrix[i][j] in increasing i, j < width, a multiple of 16. */
+/* out[r][j] (+)= sum_i factors[r][i] * matrix[i][j] in increasing i, j < width, a multiple of 8. */
 struct row_product {
     const float *factors;
     int factor_stride;
@@ -58,7 +58,9 @@ INLINE void product_columns(const struct row_product *p, int row, int is_half, i
     if (n_rows <= 3)
         for (; column + 4 * LANES <= p->width; column += 4 * LANES)
             product_tile(p, row, column, is_half, n_rows, 4);
-    for (; column < p->width; column += 2 * LANES) product_tile(p, row, column, is_half, n_rows, 2);
+    for (; column + 2 * LANES <= p->width; column += 2 * LANES)
+        product_tile(p, row, column, is_half, n_rows, 2);
+    if (column < p->width) product_tile(p, row, column, is_half, n_rows, 1);
 }
 
 /* How many rows to take at once when n are left: never leave a single row behind. */
@@ -121,23 +123,4 @@ static void values_half(struct attention_tile *tile, int first_row, int n_rows, 
                                   .out_stride = n,
                                   .width = n};
     product_rows(&product, 1, n_rows);
-}
-
-static void scores_mean(struct attention_tile *tile, const float *cosines, const float *sines, int stride)
-{
-    int n = tile->head_dim, half = n / 2;
-    struct row_product product = {.factors = tile->mean_factors,
-                                  .factor_stride = n,
-                                  .matrix = cosines,
-                                  .matrix_stride = stride,
-                                  .n = half,
-                                  .out = tile->mean_scores,
-                                  .out_stride = TOKENS,
-                                  .width = TOKENS,
-                                  .is_fresh = 1};
-    product_rows(&product, 0, tile->n_rows);
-    product.factors += half;
-    product.matrix = sines;
-    product.is_fresh = 0;
-    product_rows(&product, 0, tile->n_rows);
 }

@@ -87,10 +87,11 @@ INLINE void weights_quantize(struct attention_tile *tile, int row, float max)
         for (int v = 0; v < 4; v++) x[v] = _mm256_mul_ps(_mm256_loadu_ps(weights + t + v * LANES), per_step);
         __m256i bytes = _mm256_packus_epi16(round_to_16(x[0], x[1]), round_to_16(x[2], x[3]));
         bytes = _mm256_permute4x64_epi64(bytes, 0xd8);
+        bytes = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(column_places()));
         _mm256_storeu_si256((__m256i *)(tile->w8 + row * TOKENS + t), bytes);
         sums = _mm256_add_epi32(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
     }
-    tile->w8_scale[row] = is_zero ? 0 : max * (0.5f / 255.0f);
+    tile->w8_scale[row] = is_zero ? 0 : max * (1.0f / 255.0f);
     tile->w8_sum[row] = sum_of_lanes(sums);
 }
 

@@ -28,6 +28,12 @@ static void cpu_free(struct backend *backend, void *memory)
     free(memory);
 }
 
+static void cpu_copy(struct backend *backend, void *to, const void *from, size_t bytes)
+{
+    (void)backend;
+    memcpy(to, from, bytes);
+}
+
 static void cpu_destroy(struct backend *backend)
 {
     if (!backend) return;
@@ -117,6 +123,8 @@ enum err backend_cpu_create(struct workers *workers, const char *level_name, str
     backend->name = cpu_backend_names[level];
     backend->alloc = cpu_alloc;
     backend->free = cpu_free;
+    backend->copy = backend->upload = backend->download = cpu_copy;
+    backend->is_host = true;
     backend->destroy = cpu_destroy;
     cpu->workers = workers;
     cpu->level = level;

@@ -1,5 +1,6 @@
 #include "kernels/cpu/kv_backend.h"
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/kv_rotated.h"
 #include "kernels/cpu/kv_write.h"
 
 #include <stdlib.h>
@@ -28,18 +29,26 @@ static void kv_backend_store(struct backend *backend, const struct kv_store_args
 
 static void kv_backend_seal(struct backend *backend, const struct kv_seal_args *args)
 {
-    kv_writer_seal(cpu_state(backend)->kv->writer, args);
+    const struct cpu_state *cpu = cpu_state(backend);
+    if (args->codec->rotate)
+        kv_rotated_seal(cpu->workers, kv_kernels[cpu->level], args);
+    else
+        kv_writer_seal(cpu->kv->writer, args);
 }
 
-static void kv_backend_demote(struct backend *backend, const struct kv_shape *shape, const char *q4_block,
-                              char *q2_block)
+static void kv_backend_unseal(struct backend *backend, const struct kv_seal_args *args, int n_parts)
 {
-    kv_writer_demote(cpu_state(backend)->kv->writer, shape, q4_block, q2_block);
+    const struct cpu_state *cpu = cpu_state(backend);
+    if (args->codec->rotate)
+        kv_rotated_unseal(cpu->workers, kv_kernels[cpu->level], args);
+    else
+        kv_writer_unseal(cpu->kv->writer, args, n_parts);
 }
 
 static void kv_backend_attention(struct backend *backend, const struct attention_args *args)
 {
-    attention_run(cpu_state(backend)->kv->attention, args);
+    const struct cpu_state *cpu = cpu_state(backend);
+    kv_rotated_attention(cpu->workers, kv_kernels[cpu->level], cpu->kv->attention, args);
 }
 
 static void kv_backend_free(struct kv_backend *kv)
@@ -65,7 +74,7 @@ enum err kv_backend_attach(struct backend *backend, struct err_info *info)
     cpu->kv = kv;
     backend->kv_store = kv_backend_store;
     backend->kv_seal = kv_backend_seal;
-    backend->kv_demote = kv_backend_demote;
+    backend->kv_unseal = kv_backend_unseal;
     backend->attention = kv_backend_attention;
     return ERR_OK;
 }

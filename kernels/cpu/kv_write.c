@@ -1,4 +1,5 @@
 #include "kernels/cpu/kv_write.h"
+#include "kernels/cpu/kv_coder.h"
 #include "kernels/cpu/span_tiles.h"
 #include "kernels/workers.h"
 
@@ -12,7 +13,7 @@ enum { TOKENS = KV_BLOCK_TOKENS };
 struct scratch {
     _Alignas(64) float x[KV_MAX_HEAD_DIM * TOKENS];
     _Alignas(64) float mixed[KV_MAX_HEAD_DIM * TOKENS];
-    _Alignas(64) uint8_t codes4[KV_MAX_HEAD_DIM * TOKENS];
+    _Alignas(64) float y[KV_MAX_HEAD_DIM * TOKENS]; /* of the coder */
     _Alignas(64) uint16_t half[KV_MAX_HEAD_DIM * TOKENS];
     struct span_cursor cursor;
 };
@@ -89,39 +90,40 @@ void kv_writer_store(struct kv_writer *writer, const struct kv_store_args *args)
         workers_run(writer->workers, n_tiles, store_tile, &job);
 }
 
-/* ---- seal ---- */
+/* ---- coordinates ---- */
 
-struct seal_job {
-    struct kv_writer *writer;
-    const struct kv_seal_args *args;
-};
-
-/* x = R_{-angle} x for the pairs (i, i + n/2), the same angles for every token. */
-static void columns_rotate_back(float *x, int n, const float *cosines, const float *sines)
+/* x = R_{sign * angle} x for the pairs (i, i + n/2), the same angles for every token. */
+static void columns_rotate(float *x, int n, const float *cosines, const float *sines, float sign)
 {
     for (int i = 0; i < n / 2; i++) {
         float *a = x + i * TOKENS, *b = x + (i + n / 2) * TOKENS;
-        float c = cosines[i], s = sines[i];
+        float c = cosines[i], s = sign * sines[i];
         for (int t = 0; t < TOKENS; t++) {
-            float low = a[t] * c + b[t] * s, high = b[t] * c - a[t] * s;
+            float low = a[t] * c - b[t] * s, high = b[t] * c + a[t] * s;
             a[t] = low, b[t] = high;
         }
     }
 }
 
-/* x -= R_o mean, o = offset + t. */
-static void columns_subtract_key_mean(float *x, int n, const float *mean, const struct kv_tables *tables,
-                                      int offset)
+/* x += sign * R_o mean, o = offset + t. */
+static void columns_add_key_mean(float *x, int n, const float *mean, const struct kv_tables *tables,
+                                 int offset, float sign)
 {
     for (int i = 0; i < n / 2; i++) {
-        float a = mean[i], b = mean[i + n / 2];
+        float a = sign * mean[i], b = sign * mean[i + n / 2];
         for (int t = 0; t < TOKENS; t++) {
             float c = tables->rope_cos[i * tables->frame_tokens + offset + t];
             float s = tables->rope_sin[i * tables->frame_tokens + offset + t];
-            x[i * TOKENS + t] -= a * c - b * s;
-            x[(i + n / 2) * TOKENS + t] -= b * c + a * s;
+            x[i * TOKENS + t] += a * c - b * s;
+            x[(i + n / 2) * TOKENS + t] += b * c + a * s;
         }
     }
+}
+
+static void columns_add_value_mean(float *x, int n, const float *mean, float sign)
+{
+    for (int i = 0; i < n; i++)
+        for (int t = 0; t < TOKENS; t++) x[i * TOKENS + t] += sign * mean[i];
 }
 
 static void columns_hadamard(float *x, int n)
@@ -140,9 +142,9 @@ static void columns_hadamard(float *x, int n)
     for (int i = 0; i < n * TOKENS; i++) x[i] *= norm;
 }
 
-/* x through the matrix, or the fast Hadamard when there is none; returns where the result stands. */
-static const float *columns_transform(const struct kv_kernels *kernels, struct scratch *scratch,
-                                      const float *matrix, int n)
+/* scratch->x through the matrix, or the fast Hadamard when there is none; returns where the result stands. */
+static float *columns_transform(const struct kv_kernels *kernels, struct scratch *scratch,
+                                const float *matrix, int n)
 {
     if (!matrix) {
         columns_hadamard(scratch->x, n);
@@ -152,135 +154,175 @@ static const float *columns_transform(const struct kv_kernels *kernels, struct s
     return scratch->mixed;
 }
 
-/* One tile of codes, 8 rows x 4 columns, as 8 little-endian words: byte = column. Rows are tokens for keys,
-   channels for values. */
-static void key_tile(const uint8_t *codes, int row_tile, int quad, uint32_t tile[8])
+/* scratch->x through the matrix transposed, products and sums in increasing i, likewise. */
+static float *columns_transform_transposed(struct scratch *scratch, const float *matrix, int n)
 {
-    const uint8_t *c = codes + 4 * quad * TOKENS + 8 * row_tile;
-    for (int i = 0; i < 8; i++)
-        tile[i] = (uint32_t)c[i] | (uint32_t)c[TOKENS + i] << 8 | (uint32_t)c[2 * TOKENS + i] << 16 |
-                  (uint32_t)c[3 * TOKENS + i] << 24;
-}
-
-static void value_tile(const uint8_t *codes, int row_tile, int quad, uint32_t tile[8])
-{
-    for (int i = 0; i < 8; i++) {
-        const uint8_t *c = codes + (8 * row_tile + i) * TOKENS + 4 * quad;
-        tile[i] = (uint32_t)c[0] | (uint32_t)c[1] << 8 | (uint32_t)c[2] << 16 | (uint32_t)c[3] << 24;
+    if (!matrix) {
+        columns_hadamard(scratch->x, n);
+        return scratch->x;
     }
+    memset(scratch->mixed, 0, (size_t)(n * TOKENS) * sizeof *scratch->mixed);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++)
+            for (int t = 0; t < TOKENS; t++)
+                scratch->mixed[j * TOKENS + t] += matrix[i * n + j] * scratch->x[i * TOKENS + t];
+    return scratch->mixed;
 }
 
-/* codes [n][64], one a byte, to the packed order of kernels/kv_page.h. */
-static uint8_t *codes_pack(const uint8_t *codes, int n, int bits, int is_values, uint8_t *out)
-{
-    int n_row_tiles = (is_values ? n : TOKENS) / 8, n_quads = (is_values ? TOKENS : n) / 4;
-    int per_group = 8 / bits;
-    for (int row_tile = 0; row_tile < n_row_tiles; row_tile++) {
-        for (int quad = 0; quad < n_quads; quad += per_group) {
-            uint32_t packed[8] = {0}, tile[8];
-            for (int j = 0; j < per_group; j++) {
-                if (is_values)
-                    value_tile(codes, row_tile, quad + j, tile);
-                else
-                    key_tile(codes, row_tile, quad + j, tile);
-                for (int i = 0; i < 8; i++) packed[i] |= tile[i] << (bits * j);
-            }
-            for (int i = 0; i < 8; i++)
-                for (int byte = 0; byte < 4; byte++) *out++ = (uint8_t)(packed[i] >> (8 * byte));
-        }
-    }
-    return out;
-}
+/* ---- seal and unseal ---- */
 
-/* Quantize scratch->x (or its transform) into the key or value part of a page. */
-static void part_seal(const struct kv_kernels *kernels, struct scratch *scratch, const float *matrix, int n,
-                      enum kv_kind kind, int is_values, char *page)
-{
-    uint16_t scale4[TOKENS], scale2[TOKENS];
-    const float *x = columns_transform(kernels, scratch, matrix, n);
-    kernels->quantize(x, n, scratch->codes4, scale4, scale2);
-    int bits = kind == KV_Q2 ? 2 : 4;
-    if (bits == 2)
-        for (int i = 0; i < n * TOKENS; i++) scratch->codes4[i] = kv_code_nested(scratch->codes4[i]);
-    size_t code_bytes = (size_t)(n * TOKENS * bits / 8);
-    codes_pack(scratch->codes4, n, bits, is_values, (uint8_t *)page + (is_values ? code_bytes : 0));
-    uint16_t *scales = (uint16_t *)(page + 2 * code_bytes);
-    memcpy(scales + is_values * TOKENS, bits == 2 ? scale2 : scale4, sizeof scale4);
-    if (kind == KV_Q4) memcpy(scales + (2 + is_values) * TOKENS, scale2, sizeof scale2);
-}
+struct seal_job {
+    struct kv_writer *writer;
+    const struct kv_seal_args *args;
+    int n_parts; /* unseal */
+};
 
-static void sinks_copy(const struct kv_block_ref *block, const uint16_t *page, size_t slot_offset, int n)
-{
-    int slot = 0;
-    for (uint64_t mask = block->sink_mask; mask; mask &= mask - 1) {
-        int t = __builtin_ctzll(mask);
-        uint16_t *sink = (uint16_t *)(block->sinks[slot++] + slot_offset);
-        for (int i = 0; i < n; i++) sink[i] = page[i * TOKENS + t];
-        memcpy(sink + n, page + (TOKENS + t) * n, (size_t)n * sizeof *sink);
-    }
-}
+/* One page of one block, and what of the tables belongs to it. */
+struct seal_page {
+    const struct kv_codec *codec;
+    const struct kv_block_ref *block;
+    size_t index;
+    int n, offset;     /* head_dim; position of the first token in its frame */
+    uint16_t *f16;     /* keys [n][64], values [64][n] */
+    size_t sink_bytes; /* where in a sink the page's token stands */
+    const float *frame_cos, *frame_sin;
+    const float *key_transform, *query_transform, *value_transform; /* NULL: Hadamard */
+    const float *key_mean, *value_mean;                             /* NULL: 0 */
+};
 
-static void seal_page(void *context, int item, int worker)
+static struct seal_page seal_page_at(const struct kv_seal_args *args, int item)
 {
-    const struct seal_job *job = context;
-    const struct kv_seal_args *args = job->args;
-    const struct kv_tables *tables = args->tables;
-    const struct kv_kernels *kernels = job->writer->kernels;
-    struct scratch *scratch = &job->writer->scratch[worker];
-    int n_heads = args->shape->n_kv_heads, n = args->shape->head_dim;
+    const struct kv_codec *codec = args->codec;
+    const struct kv_tables *tables = codec->tables;
+    int n_heads = codec->shape.n_kv_heads, n = codec->shape.head_dim;
     const struct kv_block_ref *block = args->blocks[item / n_heads];
-    size_t head = (size_t)(item % n_heads), page_index = (size_t)args->layer * (size_t)n_heads + head;
-    int position = args->block_index[item / n_heads] * TOKENS;
-    int frame = position / tables->frame_tokens;
+    size_t head = (size_t)(item % n_heads), index = (size_t)args->layer * (size_t)n_heads + head;
+    int position = args->block_index[item / n_heads] * TOKENS, frame = position / tables->frame_tokens;
     assert(frame < tables->n_frames);
-    size_t matrix_at = page_index * (size_t)n * (size_t)n;
+    size_t vector = index * (size_t)n, matrix = vector * (size_t)n, angles = (size_t)frame * (size_t)(n / 2);
+    struct seal_page page = {.codec = codec,
+                             .block = block,
+                             .index = index,
+                             .n = n,
+                             .offset = position % tables->frame_tokens,
+                             .f16 = (uint16_t *)(block->f16 + (size_t)args->layer * block->f16_layer_stride +
+                                                 head * kv_page_bytes(KV_F16, n)),
+                             .sink_bytes = index * kv_page_bytes(KV_SINK, n),
+                             .frame_cos = tables->frame_cos + angles,
+                             .frame_sin = tables->frame_sin + angles,
+                             .key_mean = tables->key_mean ? tables->key_mean + vector : NULL,
+                             .value_mean = tables->value_mean ? tables->value_mean + vector : NULL};
+    if (!tables->is_hadamard) {
+        page.key_transform = tables->key_transform + matrix;
+        page.query_transform = tables->query_transform + matrix;
+        page.value_transform = tables->value_transform;
+    }
+    return page;
+}
 
-    const uint16_t *half = (const uint16_t *)(block->f16 + (size_t)args->layer * block->f16_layer_stride +
-                                              head * kv_page_bytes(KV_F16, n));
-    char *page = block->coded + page_index * kv_page_bytes(block->coded_kind, n);
+static void keys_seal(const struct seal_page *page, const struct kv_kernels *kernels, struct scratch *scratch)
+{
+    kernels->half_to_float(page->f16, page->n * TOKENS, scratch->x);
+    columns_rotate(scratch->x, page->n, page->frame_cos, page->frame_sin, -1);
+    if (page->key_mean)
+        columns_add_key_mean(scratch->x, page->n, page->key_mean, page->codec->tables, page->offset, -1);
+    const float *z = columns_transform(kernels, scratch, page->key_transform, page->n);
+    struct kv_coder coder = kv_coder_at(page->codec, page->block, page->index, 0);
+    kv_coder_encode(&coder, kernels, z, scratch->y);
+}
 
-    kernels->half_to_float(half, n * TOKENS, scratch->x);
-    columns_rotate_back(scratch->x, n, tables->frame_cos + (size_t)frame * (n / 2),
-                        tables->frame_sin + (size_t)frame * (n / 2));
-    if (tables->key_mean)
-        columns_subtract_key_mean(scratch->x, n, tables->key_mean + page_index * n, tables,
-                                  position % tables->frame_tokens);
-    part_seal(kernels, scratch, tables->is_hadamard ? NULL : tables->key_transform + matrix_at, n,
-              block->coded_kind, 0, page);
-
-    const uint16_t *values = half + n * TOKENS;
+static void values_seal(const struct seal_page *page, const struct kv_kernels *kernels,
+                        struct scratch *scratch)
+{
+    int n = page->n;
+    const uint16_t *values = page->f16 + n * TOKENS;
     for (int t = 0; t < TOKENS; t++)
         for (int i = 0; i < n; i++) scratch->half[i * TOKENS + t] = values[t * n + i];
     kernels->half_to_float(scratch->half, n * TOKENS, scratch->x);
-    if (tables->value_mean)
-        for (int i = 0; i < n; i++)
-            for (int t = 0; t < TOKENS; t++)
-                scratch->x[i * TOKENS + t] -= tables->value_mean[page_index * n + i];
-    part_seal(kernels, scratch, tables->is_hadamard ? NULL : tables->value_transform, n, block->coded_kind, 1,
-              page);
+    if (page->value_mean) columns_add_value_mean(scratch->x, n, page->value_mean, -1);
+    const float *z = columns_transform(kernels, scratch, page->value_transform, n);
+    struct kv_coder coder = kv_coder_at(page->codec, page->block, page->index, 1);
+    kv_coder_encode(&coder, kernels, z, scratch->y);
+}
 
-    sinks_copy(block, half, page_index * kv_page_bytes(KV_SINK, n), n);
+static void sinks_save(const struct seal_page *page)
+{
+    int slot = 0, n = page->n;
+    for (uint64_t mask = page->block->sink_mask; mask; mask &= mask - 1) {
+        int t = __builtin_ctzll(mask);
+        uint16_t *sink = (uint16_t *)(page->block->sinks[slot++] + page->sink_bytes);
+        for (int i = 0; i < n; i++) sink[i] = page->f16[i * TOKENS + t];
+        memcpy(sink + n, page->f16 + (TOKENS + t) * n, (size_t)n * sizeof *sink);
+    }
+}
+
+static void page_seal(void *context, int item, int worker)
+{
+    const struct seal_job *job = context;
+    struct seal_page page = seal_page_at(job->args, item);
+    struct scratch *scratch = &job->writer->scratch[worker];
+    keys_seal(&page, job->writer->kernels, scratch);
+    values_seal(&page, job->writer->kernels, scratch);
+    sinks_save(&page);
 }
 
 void kv_writer_seal(struct kv_writer *writer, const struct kv_seal_args *args)
 {
     struct seal_job job = {.writer = writer, .args = args};
     if (args->n_blocks > 0)
-        workers_run(writer->workers, args->n_blocks * args->shape->n_kv_heads, seal_page, &job);
+        workers_run(writer->workers, args->n_blocks * args->codec->shape.n_kv_heads, page_seal, &job);
 }
 
-/* ---- demote ---- */
-
-void kv_writer_demote(struct kv_writer *writer, const struct kv_shape *shape, const char *q4_block,
-                      char *q2_block)
+static void keys_unseal(const struct seal_page *page, const struct kv_kernels *kernels,
+                        struct scratch *scratch, int n_parts)
 {
-    int n = shape->head_dim, n_pages = shape->n_layers * shape->n_kv_heads;
-    size_t q4_bytes = kv_page_bytes(KV_Q4, n), q2_bytes = kv_page_bytes(KV_Q2, n);
-    size_t q2_codes = (size_t)(2 * n * TOKENS / 4), scales = 2 * TOKENS * sizeof(uint16_t);
-    for (int page = 0; page < n_pages; page++) {
-        const char *q4 = q4_block + (size_t)page * q4_bytes;
-        char *q2 = q2_block + (size_t)page * q2_bytes;
-        writer->kernels->nest((const uint8_t *)q4, q2_codes, (uint8_t *)q2);
-        memcpy(q2 + q2_codes, q4 + 2 * q2_codes + scales, scales);
+    struct kv_coder coder = kv_coder_at(page->codec, page->block, page->index, 0);
+    kv_coder_decode(&coder, n_parts, scratch->x);
+    float *x = columns_transform(kernels, scratch, page->query_transform, page->n);
+    if (page->key_mean)
+        columns_add_key_mean(x, page->n, page->key_mean, page->codec->tables, page->offset, 1);
+    columns_rotate(x, page->n, page->frame_cos, page->frame_sin, 1);
+    kernels->float_to_half(x, page->n * TOKENS, page->f16);
+}
+
+static void values_unseal(const struct seal_page *page, const struct kv_kernels *kernels,
+                          struct scratch *scratch, int n_parts)
+{
+    int n = page->n;
+    struct kv_coder coder = kv_coder_at(page->codec, page->block, page->index, 1);
+    kv_coder_decode(&coder, n_parts, scratch->x);
+    float *x = columns_transform_transposed(scratch, page->value_transform, n);
+    if (page->value_mean) columns_add_value_mean(x, n, page->value_mean, 1);
+    kernels->float_to_half(x, n * TOKENS, scratch->half);
+    uint16_t *values = page->f16 + n * TOKENS;
+    for (int t = 0; t < TOKENS; t++)
+        for (int i = 0; i < n; i++) values[t * n + i] = scratch->half[i * TOKENS + t];
+}
+
+static void sinks_restore(const struct seal_page *page)
+{
+    int slot = 0, n = page->n;
+    for (uint64_t mask = page->block->sink_mask; mask; mask &= mask - 1) {
+        int t = __builtin_ctzll(mask);
+        const uint16_t *sink = (const uint16_t *)(page->block->sinks[slot++] + page->sink_bytes);
+        for (int i = 0; i < n; i++) page->f16[i * TOKENS + t] = sink[i];
+        memcpy(page->f16 + (TOKENS + t) * n, sink + n, (size_t)n * sizeof *sink);
     }
+}
+
+static void page_unseal(void *context, int item, int worker)
+{
+    const struct seal_job *job = context;
+    struct seal_page page = seal_page_at(job->args, item);
+    struct scratch *scratch = &job->writer->scratch[worker];
+    keys_unseal(&page, job->writer->kernels, scratch, job->n_parts);
+    values_unseal(&page, job->writer->kernels, scratch, job->n_parts);
+    sinks_restore(&page);
+}
+
+void kv_writer_unseal(struct kv_writer *writer, const struct kv_seal_args *args, int n_parts)
+{
+    struct seal_job job = {.writer = writer, .args = args, .n_parts = n_parts};
+    if (args->n_blocks > 0)
+        workers_run(writer->workers, args->n_blocks * args->codec->shape.n_kv_heads, page_unseal, &job);
 }

@@ -4,29 +4,31 @@
 #include "kernels/backend.h"
 
 /*
- * The write path of the cache: f16 pages, and their sealing into codes (design 2.2).
+ * The write path of the cache: f16 pages, their sealing into codes (kernels/kv_codec.h says which), and the
+ * way back.
  *
- * Sealing works on a page as a matrix x [head_dim][64] of fp32, lanes = tokens: rotate back to the frame,
- * subtract the mean, transform, then per token (column), all sums in increasing channel order with fmaf:
+ * Sealing works on a page as a matrix z [head_dim][64] of fp32, lanes = tokens: keys rotated back to the
+ * frame, the mean subtracted, transformed. Then, for every token (column), in fp32:
  *
- *   n = sum x^2,  r = sqrt(n / head_dim),  cell = clamp(floor(x * (1 / (r * step_4))), -8, 7)
- *   code4 = cell + 8, level4 = cell + 1/2;  code2 = kv_code_nested(code4), level2 = code2 - 3/2
- *   scale_b = n / sum x * level_b           (fp16, saturated; 0 when n < 1e-30)
+ *   zz_g    = sum z^2 over the channels of group g, fmaf in increasing channel order from 0
+ *   norm    = sum of zz_g over the groups that part 0 codes, g increasing
+ *   r       = sqrt(norm / their channels);  y = z * (1 / r);  0 instead of 1 / r when norm < 1e-30
+ *   and for every part, with per_unit = 1 / unit of the group:
+ *     e     = y * per_unit, coded to levels;  y = fmaf(-unit, level, y) is what the next part codes
+ *     zl    = sum z * level over the channels of the group, fmaf in increasing channel order from 0
+ *     zy_g += unit * zl
+ *     num   = sum of weight_g * zz_g,  den = sum of (weight_g * gain_g) * zy_g, over the groups coded so far,
+ *             g increasing, a product and an addition each
+ *     scale = num / den, at most 32 r; 0 when den is not positive or norm < 1e-30; as fp16, saturated
  *
- * The scale is the projection of x on its own reconstruction turned the unbiased way: <x, scale * level> =
- * <x, x>, so a key does not shrink and the softmax does not flatten.
+ * A weight is 1 for values. The limit of 32 r is out of reach of a vector that the codes fit (scale is about
+ * r; a lone outlier of 256 channels at 1 bit needs 20 r); it stops a vector whose codes happen to be nearly
+ * orthogonal to it from becoming huge.
  *
  * What has a SIMD version stands in the table below; the rest is plain C, in which a sum never crosses lanes,
  * so that a compiler's vectors cannot change a bit.
  */
-
-#define KV_STEP_4 0.3352f
-
-/* The 2-bit code of a 4-bit code (kernels/kv_page.h, Grids). */
-static inline uint8_t kv_code_nested(uint8_t code4)
-{
-    return (uint8_t)((code4 >= 5) + (code4 >= 8) + (code4 >= 11));
-}
+enum { KV_TILE = KV_CODE_GROUP }; /* a tile is 16 channels x 16 tokens */
 
 struct kv_kernels {
     void (*half_to_float)(const uint16_t *half, int n, float *out);
@@ -34,10 +36,16 @@ struct kv_kernels {
     void (*float_to_half)(const float *x, int n, uint16_t *out);
     /* out[j][t] = sum_i matrix[j][i] * x[i][t], fmaf in increasing i; x, out [n][64]. */
     void (*mix)(const float *matrix, const float *x, int n, float *out);
-    /* x [n][64] -> codes4 [n][64], scales [64]. */
-    void (*quantize)(const float *x, int n, uint8_t *codes4, uint16_t *scale4, uint16_t *scale2);
-    /* Packed 4-bit codes (2 n bytes) to packed 2-bit codes (n bytes); n a multiple of 32. */
-    void (*nest)(const uint8_t *codes4, size_t n, uint8_t *codes2);
+    /* out[t] = zz_g of the group z [16][64]. */
+    void (*group_norms)(const float *z, float *out);
+    /* The codes of one tile of one part; unit > 0, bits 1, 2, 4. z, y: [16] rows of stride 64; y becomes the
+       residual. dots [16]: zl of the tokens. words: the codes in the order of a page, of each row (a token of
+       keys, a channel of values) 32 bits per run of the group: 2 runs at 4 bits, 1 at 2; at 1 bit the first
+       half of one (bits 4 b + q empty for q >= 4). */
+    void (*tile_encode)(const float *z, float *y, float unit, int bits, int is_values, float *dots,
+                        uint32_t words[2][KV_TILE]);
+    /* kv_trellis_scalar of kernels/cpu/kv_trellis.h. */
+    void (*trellis)(int16_t *tile, uint32_t *words);
 };
 
 extern const struct kv_kernels kv_kernels_scalar, kv_kernels_avx2, kv_kernels_avx512;
@@ -47,10 +55,9 @@ struct kv_writer;
 struct kv_writer *kv_writer_create(struct workers *workers, const struct kv_kernels *kernels);
 void kv_writer_free(struct kv_writer *writer);
 
-/* The backend's kv_store, kv_seal and kv_demote (kernels/backend.h). */
+/* The backend's kv_store, kv_seal and kv_unseal (kernels/backend.h). */
 void kv_writer_store(struct kv_writer *writer, const struct kv_store_args *args);
 void kv_writer_seal(struct kv_writer *writer, const struct kv_seal_args *args);
-void kv_writer_demote(struct kv_writer *writer, const struct kv_shape *shape, const char *q4_block,
-                      char *q2_block);
+void kv_writer_unseal(struct kv_writer *writer, const struct kv_seal_args *args, int n_parts);
 
 #endif

@@ -4,6 +4,7 @@ const struct kv_kernels kv_kernels_avx512 = {
     .half_to_float = half_to_float,
     .float_to_half = float_to_half,
     .mix = mix,
-    .quantize = quantize,
-    .nest = nest,
+    .group_norms = group_norms,
+    .tile_encode = tile_encode,
+    .trellis = kv_trellis_simd,
 };

@@ -1,5 +1,6 @@
 /* The write path's kernels in 256-bit vectors (kernels/cpu/kv_write.h), included by kv_write_avx2.c and
    kv_write_avx512.c, whose compilers may use more registers. Lanes = tokens. */
+#include "kernels/cpu/kv_trellis_simd.h"
 #include "kernels/cpu/kv_write.h"
 
 #include <immintrin.h>
@@ -48,65 +49,122 @@ static void mix(const float *matrix, const float *x, int n, float *out)
     }
 }
 
-/* 1 where the cell is at least the bound, else 0. */
-static inline __m256 step_at(__m256 cell, float bound)
-{
-    return _mm256_and_ps(_mm256_cmp_ps(cell, _mm256_set1_ps(bound), _CMP_GE_OQ), _mm256_set1_ps(1.0f));
-}
-
-/* Eight int32 codes of 0..15 to bytes. */
-static inline void codes_store(__m256i codes, uint8_t *out)
-{
-    __m128i pairs = _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
-    _mm_storel_epi64((__m128i *)out, _mm_packus_epi16(pairs, pairs));
-}
-
-static void quantize(const float *x, int n, uint8_t *codes4, uint16_t *scale4, uint16_t *scale2)
+static void group_norms(const float *z, float *out)
 {
     for (int t = 0; t < TOKENS; t += LANES) {
-        __m256 norm = _mm256_setzero_ps(), dot4 = norm, dot2 = norm;
-        for (int i = 0; i < n; i++) {
-            __m256 value = _mm256_loadu_ps(x + i * TOKENS + t);
-            norm = _mm256_fmadd_ps(value, value, norm);
+        __m256 sum = _mm256_setzero_ps();
+        for (int i = 0; i < KV_CODE_GROUP; i++) {
+            __m256 value = _mm256_loadu_ps(z + i * TOKENS + t);
+            sum = _mm256_fmadd_ps(value, value, sum);
         }
-        __m256 is_some = _mm256_cmp_ps(norm, _mm256_set1_ps(1e-30f), _CMP_GE_OQ);
-        __m256 rms = _mm256_sqrt_ps(_mm256_div_ps(norm, _mm256_set1_ps((float)n)));
-        __m256 per_step = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_mul_ps(rms, _mm256_set1_ps(KV_STEP_4)));
-        per_step = _mm256_and_ps(per_step, is_some);
-        for (int i = 0; i < n; i++) {
-            __m256 value = _mm256_loadu_ps(x + i * TOKENS + t);
-            __m256 cell = _mm256_floor_ps(_mm256_mul_ps(value, per_step));
-            cell = _mm256_max_ps(cell, _mm256_set1_ps(-8.0f));
-            cell = _mm256_min_ps(cell, _mm256_set1_ps(7.0f));
-            codes_store(_mm256_add_epi32(_mm256_cvtps_epi32(cell), _mm256_set1_epi32(8)),
-                        codes4 + i * TOKENS + t);
-            dot4 = _mm256_fmadd_ps(value, _mm256_add_ps(cell, _mm256_set1_ps(0.5f)), dot4);
-            __m256 code2 =
-                _mm256_add_ps(_mm256_add_ps(step_at(cell, -3), step_at(cell, 0)), step_at(cell, 3));
-            dot2 = _mm256_fmadd_ps(value, _mm256_sub_ps(code2, _mm256_set1_ps(1.5f)), dot2);
-        }
-        __m256 ratio4 = _mm256_and_ps(_mm256_div_ps(norm, dot4), is_some);
-        __m256 ratio2 = _mm256_and_ps(_mm256_div_ps(norm, dot2), is_some);
-        _mm_storeu_si128((__m128i *)(scale4 + t), half_saturated(ratio4));
-        _mm_storeu_si128((__m128i *)(scale2 + t), half_saturated(ratio2));
+        _mm256_storeu_ps(out + t, sum);
     }
 }
 
-static void nest(const uint8_t *codes4, size_t n, uint8_t *codes2)
+static inline __m256 clamp(__m256 x, float low, float high)
 {
-    const __m256i nested =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3));
-    const __m256i nibble = _mm256_set1_epi8(15);
-    for (size_t group = 0; group < n; group += 32) {
-        __m256i codes = _mm256_setzero_si256();
-        for (int j = 1; j >= 0; j--) {
-            __m256i packed = _mm256_loadu_si256((const __m256i *)(codes4 + 2 * group + 32 * j));
-            __m256i low = _mm256_shuffle_epi8(nested, _mm256_and_si256(packed, nibble));
-            __m256i high =
-                _mm256_shuffle_epi8(nested, _mm256_and_si256(_mm256_srli_epi16(packed, 4), nibble));
-            __m256i pair = _mm256_or_si256(low, _mm256_slli_epi16(high, 2));
-            codes = _mm256_or_si256(_mm256_slli_epi16(codes, 4), pair);
+    return _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+}
+
+/* Eight of the scalar version's symbol(). */
+static inline __m256i symbols(__m256 e, int bits)
+{
+    if (bits == 1)
+        return _mm256_and_si256(_mm256_castps_si256(_mm256_cmp_ps(e, _mm256_setzero_ps(), _CMP_GE_OQ)),
+                                _mm256_set1_epi32(8));
+    if (bits == 2)
+        return _mm256_cvtps_epi32(
+            clamp(_mm256_mul_ps(e, _mm256_set1_ps(4)), -KV_TRELLIS_LIMIT, KV_TRELLIS_LIMIT));
+    __m256 cell = clamp(_mm256_floor_ps(_mm256_mul_ps(e, _mm256_set1_ps(0.5f))), -8, 7);
+    return _mm256_add_epi32(_mm256_cvtps_epi32(cell), _mm256_set1_epi32(8));
+}
+
+static void transpose(__m256i x[KV_TILE])
+{
+    /* Four rounds of interleaving row i with row i + 8: the bits of (row, column) turn by one each round. */
+    for (int round = 0; round < 4; round++) {
+        __m256i y[KV_TILE];
+        for (int i = 0; i < KV_TILE / 2; i++) {
+            __m256i low = _mm256_unpacklo_epi16(x[i], x[i + 8]), high = _mm256_unpackhi_epi16(x[i], x[i + 8]);
+            y[2 * i] = _mm256_permute2x128_si256(low, high, 0x20);
+            y[2 * i + 1] = _mm256_permute2x128_si256(low, high, 0x31);
         }
-        _mm256_storeu_si256((__m256i *)(codes2 + group), codes);
+        for (int i = 0; i < KV_TILE; i++) x[i] = y[i];
     }
+}
+
+/* u [column], lanes = rows, to the words of each row (kernels/kv_codec.h, Geometry): bytes 0 and 1 in one
+   vector of int16, bytes 2 and 3 in another. */
+static void words_pack(const __m256i u[KV_TILE], int bits, uint32_t words[2][KV_TILE])
+{
+    for (int run = 0; run < (bits == 4 ? 2 : 1); run++) {
+        __m256i halves[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        for (int byte = 0; byte < 4; byte++) {
+            __m256i packed;
+            const __m256i *c = u + 4 * byte;
+            if (bits == 4)
+                packed = _mm256_or_si256(c[2 * run], _mm256_slli_epi16(c[2 * run + 1], 4));
+            else /* u is 8 or 0: bit 3 */
+                packed =
+                    _mm256_or_si256(_mm256_or_si256(_mm256_srli_epi16(c[0], 3), _mm256_srli_epi16(c[1], 2)),
+                                    _mm256_or_si256(_mm256_srli_epi16(c[2], 1), c[3]));
+            halves[byte / 2] = _mm256_or_si256(halves[byte / 2], _mm256_slli_epi16(packed, 8 * (byte % 2)));
+        }
+        halves_store(halves[0], halves[1], words[run]);
+    }
+}
+
+/* The symbols of a tile, by channel, to codes; back by channel come the u. */
+static inline void tile_code(__m256i x[KV_TILE], int bits, int is_values, uint32_t words[2][KV_TILE])
+{
+    if (bits == 2) {
+        if (is_values) transpose(x);
+        kv_trellis_simd((int16_t *)x, words[0]);
+        if (is_values) transpose(x);
+    } else if (is_values) {
+        __m256i u[KV_TILE];
+        for (int i = 0; i < KV_TILE; i++) u[i] = x[i];
+        transpose(u);
+        words_pack(u, bits, words);
+    } else {
+        words_pack(x, bits, words);
+    }
+}
+
+static inline void tile_encode_bits(const float *z, float *y, float unit, int bits, int is_values,
+                                    float *dots, uint32_t words[2][KV_TILE])
+{
+    __m256i u[KV_TILE];
+    const __m256 per_unit = _mm256_set1_ps(1 / unit), minus_unit = _mm256_set1_ps(-unit);
+    for (int i = 0; i < KV_TILE; i++) {
+        __m256i low = symbols(_mm256_mul_ps(_mm256_loadu_ps(y + i * TOKENS), per_unit), bits);
+        __m256i high = symbols(_mm256_mul_ps(_mm256_loadu_ps(y + i * TOKENS + LANES), per_unit), bits);
+        u[i] = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+    }
+    tile_code(u, bits, is_values, words);
+    const __m256i centre = _mm256_set1_epi16(bits == 1 ? 8 : 15);
+    __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int i = 0; i < KV_TILE; i++) {
+        __m256i levels = _mm256_sub_epi16(_mm256_slli_epi16(u[i], 1), centre);
+        for (int half = 0; half < 2; half++) {
+            __m128i eight = half ? _mm256_extracti128_si256(levels, 1) : _mm256_castsi256_si128(levels);
+            __m256 level = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight));
+            float *at = y + i * TOKENS + half * LANES;
+            sums[half] = _mm256_fmadd_ps(_mm256_loadu_ps(z + i * TOKENS + half * LANES), level, sums[half]);
+            _mm256_storeu_ps(at, _mm256_fmadd_ps(minus_unit, level, _mm256_loadu_ps(at)));
+        }
+    }
+    _mm256_storeu_ps(dots, sums[0]);
+    _mm256_storeu_ps(dots + LANES, sums[1]);
+}
+
+static void tile_encode(const float *z, float *y, float unit, int bits, int is_values, float *dots,
+                        uint32_t words[2][KV_TILE])
+{
+    if (bits == 1)
+        tile_encode_bits(z, y, unit, 1, is_values, dots, words);
+    else if (bits == 2)
+        tile_encode_bits(z, y, unit, 2, is_values, dots, words);
+    else
+        tile_encode_bits(z, y, unit, 4, is_values, dots, words);
 }

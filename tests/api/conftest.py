@@ -1,8 +1,11 @@
 """The real server on a real model. OCTAVO_BIN names the binary (default build/release/octavo), OCTAVO_MODELS the
-folder with smollm2.gguf (default models/).
+folder with smollm2.gguf (default models/), OCTAVO_API_MODEL another model in it (qwen05).
 
 Under a sanitizer the model is a tiny random one, made by the build's `tiny`: the same code, minutes instead of hours.
-Tests that look at what the text says carry the mark `real` and are left to the release build."""
+So it is on the emulated card (tests/cuda/emulator), which servers of that build then use.
+Tests that look at what the text says carry the mark `real` and are left to the release build. Those with the mark
+`every_model` are for what differs between models (vocabulary, template, tokens for filling in, shapes): tests/run.sh runs
+them on Qwen2.5-Coder-0.5B too, where all of the suite would take too long."""
 import collections
 import os
 import pathlib
@@ -18,19 +21,26 @@ import requests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("OCTAVO_BIN", ROOT / "build/release/octavo")).absolute()
-SANITIZED = any(name in str(BINARY) for name in ("asan", "tsan"))
+EMULATED = "emulated" in str(BINARY)
+SANITIZED = EMULATED or any(name in str(BINARY) for name in ("asan", "tsan"))  # slow, and with the tiny model
 SCRATCH = tempfile.TemporaryDirectory()
+MODELS = pathlib.Path(os.environ.get("OCTAVO_MODELS", ROOT / "models")).absolute()
 MODEL = (pathlib.Path(SCRATCH.name) / "tiny.gguf" if SANITIZED else
-         pathlib.Path(os.environ.get("OCTAVO_MODELS", ROOT / "models")).absolute() / "smollm2.gguf")
+         MODELS / (os.environ.get("OCTAVO_API_MODEL", "smollm2") + ".gguf"))
 NAME = "smollm2"
 CTX_SIZE = 512
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("OCTAVO_")}
+if SANITIZED:
+    ENVIRONMENT["OCTAVO_MAX_QUEUE_WAIT_MS"] = "0"  # a minute is soon over there
 PATIENCE_S = 180  # for what must happen at all, under a sanitizer on a busy machine
 
 
-real = pytest.mark.skipif(SANITIZED, reason="looks at what a real model says; runs on the release build")
+every_model = pytest.mark.every_model
+real = pytest.mark.skipif(MODEL.stem != "smollm2", reason="looks at what SmolLM2 says; runs on the release build")
 if SANITIZED and not MODEL.exists():
-    subprocess.run([BINARY.parent / "tiny", MODEL], check=True)
+    # Heads of 64 channels have the fast attention.
+    shape = ["heads=4", "kv_heads=2", "head_dim=64"] if EMULATED else []
+    subprocess.run([BINARY.parent / "tiny", MODEL, *shape], check=True)
 
 
 def free_port():
@@ -47,12 +57,18 @@ def wait_until(condition, what, seconds=PATIENCE_S):
 
 
 class Server:
+    """f16 and two coded formats, uncalibrated, where the options do not say otherwise. model None: the options name one."""
+
     def __init__(self, *options, model=MODEL, wait=True, environment=None):
+        if "--kv-format" not in options:
+            options = ("--kv-format", "f16,o2,o4", "--no-calibration", *options)
+        if EMULATED and "--device" not in options:
+            options = ("--device", "cuda", *options)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [BINARY, "serve", model, "--host", "127.0.0.1", "--port", str(self.port),
+            [BINARY, "serve", *([model] if model else []), "--host", "127.0.0.1", "--port", str(self.port),
              "--served-model-name", NAME, *map(str, options)],
             stdout=self.log_file, stderr=self.log_file, env={**ENVIRONMENT, **(environment or {})})
         if wait:
@@ -112,6 +128,10 @@ class Server:
                                     if k.startswith("octavo_requests_total")})
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "every_model: for what differs between models; runs on qwen05 too")
+
+
 def pytest_terminal_summary(terminalreporter):
     if not MODEL.exists():
         terminalreporter.write_line(f"SKIPPED the API suite: {MODEL} is not there; tests/models.sh smollm2 brings it",
@@ -128,7 +148,8 @@ def needs_model():
 @pytest.fixture(scope="session")
 def server():
     """One server that the tests share; whatever they do, it is idle and whole at the end."""
-    server = Server("--ctx-size", CTX_SIZE, "--kv-cache-bytes", 256 << 20, "--parallel", 16, "--max-body-bytes", 4 << 20)
+    server = Server("--ctx-size", CTX_SIZE, "--kv-recent", 1, "--kv-cache-bytes", 256 << 20, "--parallel", 16,
+                    "--max-body-bytes", 4 << 20)
     yield server
     wait_until(server.is_idle, "all sequences are gone")
     server.stop()
@@ -137,6 +158,25 @@ def server():
 @pytest.fixture(scope="session")
 def client(server):
     return server.client()
+
+
+@pytest.fixture(scope="session")
+def roomy():
+    """A server whose context takes what tools are told in, which is much in the tiny model's tokens."""
+    server = Server("--ctx-size", 4096, "--kv-format", "f16", "--kv-cache-bytes", 256 << 20)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def caller():
+    """A server on a model that calls tools when it should."""
+    model = MODEL.with_name("qwen05.gguf")
+    if SANITIZED or not model.exists():
+        pytest.skip(f"{model} is not there (tests/models.sh qwen05 brings it), or too slow under a sanitizer")
+    server = Server("--ctx-size", 2048, "--kv-format", "f16", "--kv-cache-bytes", 256 << 20, model=model)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

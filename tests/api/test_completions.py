@@ -1,10 +1,12 @@
 """What a user of /v1/completions meets, through the official client where it matters."""
+import concurrent.futures
 import math
 
 import openai
 import pytest
+import requests
 
-from conftest import NAME, real, wait_until
+from conftest import NAME, PATIENCE_S, every_model, real, wait_until
 
 GREEDY = dict(model=NAME, temperature=0)
 
@@ -39,6 +41,7 @@ def test_default_max_tokens(client):
     assert reply.usage.completion_tokens == 16
 
 
+@every_model
 @pytest.mark.parametrize("more", [
     {}, {"seed": 3, "temperature": 1.0}, {"n": 3, "seed": 3, "temperature": 1.0}, {"echo": True},
     {"logprobs": 3}, {"logprobs": 2, "echo": True}, {"stop": [" the", "."]}, {"prompt": ["One two", "A b c"], "n": 2,
@@ -79,6 +82,7 @@ def test_n(client):
     assert alone.choices[0].text == reply.choices[2].text, "choice i draws with seed + i"
 
 
+@every_model
 def test_batch_prompts(client, server):
     prompts = ["The sun is", "Water boils at", "def add(a, b):"]
     batch = client.completions.create(prompt=prompts, max_tokens=10, n=2, seed=5, model=NAME, temperature=1.0)
@@ -160,6 +164,7 @@ def test_echo(client):
     assert reply.usage == alone.usage
 
 
+@every_model
 def test_echo_of_tokens(client, server):
     tokens = server.post("/tokenize", content="Hello world").json()["tokens"]
     reply = client.completions.create(prompt=tokens, max_tokens=0, echo=True, **GREEDY)
@@ -261,3 +266,38 @@ def test_async_client(server):
     together = asyncio.run(run())
     alone = [server.complete(f"{i} plus {i} is", max_tokens=8, temperature=0)["choices"][0]["text"] for i in range(16)]
     assert together == alone
+
+
+@every_model
+def test_each_request_has_its_own_format(server, client):
+    """Formats side by side in one batch: every reply is the one that it is alone."""
+    prompt = [i * 31 % 250 + 3 for i in range(330)]  # some sealed blocks
+
+    def ask(kv_format):
+        extra = {"ignore_eos": True, **({"kv_format": kv_format} if kv_format else {})}
+        reply = client.completions.create(prompt=prompt, max_tokens=16, logprobs=1, extra_body=extra, **GREEDY)
+        choice = reply.choices[0]
+        return choice.text, tuple(choice.logprobs.token_logprobs)
+
+    alone = {name: ask(name) for name in ("f16", "o2", "o4")}
+    assert len(set(alone.values())) == 3, "the formats do not differ"
+    assert ask(None) == alone["f16"], "the first of --kv-format is the default"
+    with concurrent.futures.ThreadPoolExecutor(9) as pool:
+        names = list(alone) * 3
+        assert list(pool.map(ask, names)) == [alone[name] for name in names]
+
+
+def test_formats_are_told(server):
+    props = requests.get(server.url + "/props", timeout=PATIENCE_S).json()
+    assert props["kv_format"] == "f16"
+    f16, o2, o4 = props["kv_formats"]
+    assert [f["name"] for f in (f16, o2, o4)] == ["f16", "o2", "o4"]
+    assert o2["sequence_bytes"] < o4["sequence_bytes"] < f16["sequence_bytes"]
+    assert o2["sequences_fit"] > o4["sequences_fit"] > f16["sequences_fit"] > 0
+    log = server.log()
+    for name in ("f16", "o2", "o4"):
+        assert f"format {name}: " in log and f'octavo_kv_format_bitwidth{{format="{name}"}}' in server.metrics()
+    assert "o2 is uncalibrated" in log and "f16 is uncalibrated" not in log
+    refused = server.post(prompt="a", max_tokens=1, kv_format="o8")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "kv_format" and "f16, o2, o4" in refused.json()["error"]["message"]

@@ -6,7 +6,7 @@ import openai
 import pytest
 import requests
 
-from conftest import CTX_SIZE, NAME, real, wait_until
+from conftest import CTX_SIZE, NAME, every_model, real, wait_until
 
 
 def check(reply, status, param=None, code=None):
@@ -27,7 +27,7 @@ def check(reply, status, param=None, code=None):
     ("prompt", ["a", 1], "prompt[1]"), ("prompt", [1, "a"], "prompt[1]"), ("prompt", [10 ** 9], "prompt[0]"),
     ("prompt", [-1], "prompt[0]"), ("prompt", [[1], [1, True]], "prompt[1][1]"), ("prompt", {"a": 1}, "prompt"),
     ("model", 1, "model"), ("n", 0, "n"), ("n", True, "n"), ("n", "2", "n"), ("n", 1000, "n"), ("n", 1.5, "n"),
-    ("best_of", 2, "best_of"), ("max_tokens", -1, "max_tokens"), ("max_tokens", 2.5, "max_tokens"),
+    ("best_of", 0, "best_of"), ("best_of", True, "best_of"), ("max_tokens", -1, "max_tokens"), ("max_tokens", 2.5, "max_tokens"),
     ("max_tokens", [4], "max_tokens"), ("temperature", -1, "temperature"), ("temperature", 3, "temperature"),
     ("temperature", "0", "temperature"), ("top_p", 2, "top_p"), ("top_k", -5, "top_k"), ("min_p", 2, "min_p"),
     ("seed", "a", "seed"), ("seed", 0.5, "seed"), ("stop", 5, "stop"), ("stop", [""], "stop"),
@@ -64,6 +64,7 @@ def test_unknown_fields_are_ignored(server):
     server.complete("Hello", max_tokens=1, no_such_field={"a": [1, 2]}, stream_options=None, logit_bias=None)
 
 
+@every_model
 def test_model(server, client):
     check(server.post(prompt="a", model="gpt-4"), 404, "model", "model_not_found")
     with pytest.raises(openai.NotFoundError) as caught:
@@ -74,6 +75,7 @@ def test_model(server, client):
     assert server.post(prompt="a", max_tokens=1).status_code == 200
 
 
+@every_model
 def test_context(server, client):
     """Prompt and output together, to the token."""
     before = server.outcomes()
@@ -127,6 +129,22 @@ def test_busy(start):
     server.stop()
 
 
+def test_busy_when_the_wait_is_long(start):
+    """Once it is known how long sequences run, nobody is let in who would wait longer than he is said to."""
+    server = start("--parallel", 1, "--max-queue-wait-ms", 1, "--ctx-size", 8192, "--kv-cache-bytes", 256 << 20)
+    assert server.post(prompt="a", max_tokens=100, ignore_eos=True).status_code == 200
+    with requests.post(server.url + "/v1/completions", stream=True, timeout=60, json=dict(
+            prompt="a", max_tokens=8000, ignore_eos=True, stream=True, temperature=0)):
+        wait_until(lambda: server.metrics()["octavo_sequences_running"] == 1, "it runs")
+        reply = server.post(prompt="a", max_tokens=4)
+        check(reply, 429, code="server_busy")
+        assert "--max-queue-wait-ms 1)" in reply.json()["error"]["message"]
+        assert int(reply.headers["Retry-After"]) >= 1
+    wait_until(server.is_idle, "it left")
+    assert server.post(prompt="a", max_tokens=4).status_code == 200
+    server.stop()
+
+
 def test_paths_and_methods(server):
     check(requests.get(server.url + "/v1/nothing", timeout=60), 404, code="unknown_url")
     reply = requests.get(server.url + "/v1/completions", timeout=60)
@@ -165,6 +183,7 @@ def test_api_key(start):
     server.stop()
 
 
+@every_model
 def test_tokenize(server):
     tokens = server.post("/tokenize", content="Hello, wörld <|im_end|>").json()["tokens"]
     pieces = server.post("/tokenize", content="Hello, wörld <|im_end|>", with_pieces=True).json()["tokens"]
@@ -186,6 +205,8 @@ def test_tokenize(server):
     check(server.post("/detokenize", tokens=[1, -1]), 400, "tokens[1]")
     check(server.post("/detokenize", tokens="a"), 400, "tokens")
     check(server.post("/detokenize"), 400, "tokens")
+    check(server.post("/tokenize", content="a", model={}), 400, "model")
+    check(server.post("/detokenize", tokens=[], model=1), 400, "model")
 
 
 def test_small_endpoints(server):

@@ -11,7 +11,7 @@ DIR (or $LLAMA_BIN) holds llama-bench, llama-batched-bench and llama-server. Wha
   decode, batch 1  128 tokens after a prompt of 16
       octavo, llama-server: 127 / (time from the first streamed token to the last)
       llama-bench:          its own tg128
-  decode, batch 16 sixteen streams at once, each with its own 2,000 tokens of context
+  decode, batch 16 sixteen streams at once, each with --context tokens of context (2,000)
       octavo, llama-server: tokens of all streams that arrive while all sixteen are decoding, by that time; the
                             prompts differ, and the streams are long enough that the window exists (see `window`)
       llama-batched-bench:  its own S_TG of -npp 2000 -ntg 64 -npl 16 with an f16 cache. With -pps the prompt is
@@ -40,7 +40,7 @@ import threading
 import time
 
 PROMPT, GENERATE = 512, 128
-BATCH, CONTEXT, WINDOW = 16, 2000, 64
+BATCH, WINDOW = 16, 64
 
 
 def random_prompt(seed, length):
@@ -120,14 +120,14 @@ def measure_single(server, seed):
     return {"prefill": prefill, "decode": (GENERATE - 1) / (arrivals[-1] - arrivals[0])}
 
 
-def measure_batch(server, seed, max_tokens):
+def measure_batch(server, seed, context, max_tokens):
     """Sixteen streams at once; the rate inside the window in which every one of them decodes."""
     server.stream(random_prompt(f"warm {seed}", 64), 8)
     results, errors = [None] * BATCH, []
 
     def run(index):
         try:
-            results[index] = server.stream(random_prompt(f"{seed} {index}", CONTEXT), max_tokens)[1]
+            results[index] = server.stream(random_prompt(f"{seed} {index}", context), max_tokens)[1]
         except (RuntimeError, OSError) as error:
             errors.append(error)
 
@@ -196,16 +196,16 @@ class Bench:
         return found
 
     def batch_octavo(self, kv_format, seed):
-        with self.octavo(kv_format, BATCH, CONTEXT + self.o.batch_tokens + 64) as server:
-            return measure_batch(server, seed, self.o.batch_tokens)
+        with self.octavo(kv_format, BATCH, self.o.context + self.o.batch_tokens + 64) as server:
+            return measure_batch(server, seed, self.o.context, self.o.batch_tokens)
 
     def batch_llama_server(self, seed):
-        with self.llama_server(BATCH, CONTEXT + self.o.batch_tokens + 64) as server:
-            return measure_batch(server, seed, self.o.batch_tokens)
+        with self.llama_server(BATCH, self.o.context + self.o.batch_tokens + 64) as server:
+            return measure_batch(server, seed, self.o.context, self.o.batch_tokens)
 
     def batch_llama_bench(self, _):
-        command = [f"{self.o.llama}/llama-batched-bench", "-m", self.o.model, "-c", str(BATCH * (CONTEXT + WINDOW) + 256),
-                   "-b", "2048", "-ub", "512", "-npp", str(CONTEXT), "-ntg", str(WINDOW), "-npl", str(BATCH), "-t", self.threads,
+        command = [f"{self.o.llama}/llama-batched-bench", "-m", self.o.model, "-c", str(BATCH * (self.o.context + WINDOW) + 256),
+                   "-b", "2048", "-ub", "512", "-npp", str(self.o.context), "-ntg", str(WINDOW), "-npl", str(BATCH), "-t", self.threads,
                    "-tb", self.threads, "--no-kv-unified", "--output-format", "jsonl"]
         if not self.o.full_prompts:
             command.append("-pps")
@@ -236,7 +236,7 @@ def collect(turns, rounds, samples):
 
 
 TITLES = {"prefill": f"prefill {PROMPT}", "decode": "decode, batch 1",
-          "decode16": f"decode, batch {BATCH}, {CONTEXT:,} tokens of context"}
+          "decode16": f"decode, batch {BATCH}"}
 
 
 def table(samples):
@@ -266,6 +266,7 @@ def main():
     parser.add_argument("--batch-rounds", type=int, default=3, help="of batch 16; 0: none")
     parser.add_argument("--batch-tokens", type=int, default=224,
                         help="tokens of each stream at batch 16: the last to start needs the others still running")
+    parser.add_argument("--context", type=int, default=2000, help="tokens of context of each of batch 16")
     parser.add_argument("--full-prompts", action="store_true", help="llama-batched-bench without -pps")
     parser.add_argument("--formats", nargs="*", default=["o2", "f16"])
     parser.add_argument("--peers", nargs="+", default=["bench", "server"], choices=["bench", "server", "none"])

@@ -48,7 +48,7 @@ def test_faults_have_a_message_and_a_code(arguments, code, message):
     (["--version"], ["octavo ", "compiler: ", "processor: "]),
     (["version"], ["octavo "]),
     (["serve", "--version"], ["octavo "]),
-    (["serve", "--help"], ["--kv-format f16|o4|o2", "OCTAVO_KV_RECENT", "default 8080"]),
+    (["serve", "--help"], ["--kv-format LIST", "--cpu auto|scalar", "OCTAVO_KV_RECENT", "default 8080"]),
     (["inspect", "--help"], ["--json"]),
     (["bench", "--help"], ["capacity"]),
     (["bench", "serve", "--help"], ["--concurrency", "--prompt-tokens A[:B]"]),

@@ -1,8 +1,8 @@
 /*
  * Any bytes as a calibration file: as they are, and with the checksum put right, so that what lies behind it
- * is reached too. What is accepted must make tables.
+ * is reached too. What is accepted must make tables and a plan.
  */
-#include "cache/calibration.h"
+#include "cache/plan.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const struct kv_shape shape = {.n_layers = 1, .n_heads = 2, .n_kv_heads = 1, .head_dim = 16};
+static const struct kv_shape shape = {.n_layers = 1, .n_heads = 2, .n_kv_heads = 1, .head_dim = 32};
 static const uint64_t model_hash[2] = {0x0123456789abcdef, 0xfedcba9876543210};
 
 static void parse(const void *bytes, size_t size)
@@ -22,13 +22,14 @@ static void parse(const void *bytes, size_t size)
         if (info.code != ERR_FORMAT || !info.message[0]) abort(); /* an error says what is wrong */
         return;
     }
-    double inv_freq[8], weight[1];
+    double inv_freq[16];
     struct kv_tables *tables;
-    for (int i = 0; i < 8; i++) inv_freq[i] = pow(10000, -i / 8.0);
-    if (calibration->frame_tokens > 4096) calibration->frame_tokens = 4096; /* saves the fuzzer's time */
-    calibration_group_weights(calibration, weight);
+    struct kv_plan plan;
+    for (int i = 0; i < 16; i++) inv_freq[i] = pow(10000, -i / 16.0);
     if (calibration_tables(calibration, 2, inv_freq, &tables, &info)) abort();
     kv_tables_free(tables);
+    if (kv_plan_make(&shape, calibration, 4, 3, &plan, &info)) abort();
+    kv_plan_free(&plan);
     calibration_free(calibration);
 }
 

@@ -25,7 +25,20 @@ def root(matrix, inverse=False):
     return (vectors * values ** (-.5 if inverse else .5)) @ vectors.T
 
 
-def reference(q, k_raw, v, frame, sinks, inverse_frequency):
+def attention(query, key):
+    T = len(query)
+    scores = np.where(np.tri(T, dtype=bool), query @ key.T / np.sqrt(query.shape[-1]), -np.inf)
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def harm(p, v, mean, o, w):
+    """What errors of keys and of values do to the stream: p [T, T], v and o [T, D], w [E, D]."""
+    apart = (v[None] - o[:, None]) @ w.T
+    return (p ** 2 * (apart ** 2).sum(-1)).sum(), (p ** 2 @ ((v - mean) ** 2).sum(-1)).sum() * (w ** 2).sum() / v.shape[-1]
+
+
+def reference(q, k_raw, v, w, frame, sinks, inverse_frequency):
     S, T, H, D = q.shape
     Hk = v.shape[2]
     i = np.arange(T)
@@ -38,9 +51,7 @@ def reference(q, k_raw, v, frame, sinks, inverse_frequency):
         for s in range(S):
             for g in range(H // Hk):
                 query = q[s, :, h * (H // Hk) + g]
-                scores = np.where(causal, query @ k[s, :, h].T / np.sqrt(D), -np.inf)
-                p = np.exp(scores - scores.max(1, keepdims=True))
-                p = p / p.sum(1, keepdims=True) * quantized
+                p = attention(query, k[s, :, h]) * quantized
                 z = p * (1 - p)
                 wk[s] += z.sum(0)
                 wv[s] += (p * p).sum(0)
@@ -54,7 +65,12 @@ def reference(q, k_raw, v, frame, sinks, inverse_frequency):
         for s in range(S):
             e = rope((k_raw[s, :, h] - mean_k)[:, None], i % frame, inverse_frequency)[:, 0]
             cov_k += (e * wk[s][:, None]).T @ e
-        heads.append((mean_k, mean_v, cov_k / wk.sum(), cov_q / wk.sum()))
+        harms = np.zeros(2)
+        for s in range(S):
+            for head in range(h * (H // Hk), (h + 1) * (H // Hk)):
+                p = attention(q[s, :, head], k[s, :, h])
+                harms += harm(p * quantized, v[s, :, h], mean_v, p @ v[s, :, h], w[:, head])
+        heads.append((mean_k, mean_v, cov_k / wk.sum(), cov_q / wk.sum(), harms))
     return heads
 
 
@@ -69,13 +85,15 @@ def test_statistics(tmp_path, shape):
     k_raw = (rng.standard_normal((S, T, Hk, D)) @ mix + rng.standard_normal((Hk, D)) * 3).astype(np.float32)
     q_raw = (rng.standard_normal((S, T, H, D)) @ mix.T * 1.5).astype(np.float32)
     v = (rng.standard_normal((S, T, Hk, D)) + .5).astype(np.float32)
+    w = rng.standard_normal((8, H, D)).astype(np.float32) / 4
     i = np.arange(T)
     q = np.stack([rope(q_raw[s].astype(float), i, frequency) for s in range(S)])
     k = np.stack([rope(k_raw[s].astype(float), i, frequency) for s in range(S)])
+    o = np.stack([[attention(q[s, :, h], k[s, :, h * Hk // H]) @ v[s, :, h * Hk // H] for h in range(H)] for s in range(S)])
     with open(tmp_path / "in", "wb") as f:
         np.array([S, T, H, Hk, D, frame, sinks], np.int32).tofile(f)
         frequency.tofile(f)
-        for a in (q, k, v):
+        for a in (q, k, v, o.swapaxes(1, 2), np.einsum("ehi,ehj->hij", w, w)):
             np.ascontiguousarray(a, np.float32).tofile(f)
     subprocess.run([TOOL, tmp_path / "in", tmp_path / "out"], check=True)
     raw = (tmp_path / "out").read_bytes()
@@ -87,10 +105,12 @@ def test_statistics(tmp_path, shape):
         offset += a.nbytes
         return a.reshape(dims).astype(float)
 
-    for mean_k, mean_v, cov_k, cov_q in reference(q, k_raw.astype(float), v.astype(float), frame, sinks, frequency):
+    heads = reference(q, k_raw.astype(float), v.astype(float), w.astype(float), frame, sinks, frequency)
+    for mean_k, mean_v, cov_k, cov_q, harms in heads:
         got = take(D, np.float64, D), take(D, np.float64, D), take(D * D, np.float64, D, D), take(D * D, np.float64, D, D)
         for a, b in zip(got, (mean_k, mean_v, cov_k, cov_q)):
             assert np.abs(a - b).max() <= 2e-4 * np.abs(b).max()
+        assert take(2, np.float64, 2) == pytest.approx(harms, rel=2e-4)
         key, query = take(D * D, np.float32, D, D), take(D * D, np.float32, D, D)
         sigma = take(D // 16, np.float32, D // 16)
         eye = np.eye(D)

@@ -75,12 +75,13 @@ def model(tmp_path):
 
 def test_made_once_and_kept_beside_the_model(model, tmp_path):
     side = model.with_name("tiny.gguf.octocal")
-    for options in (), ("--kv-format", "f16"), ("--kv-format", "o2", "--no-calibration"):
+    for options in ("--kv-format", "f16"), ("--no-calibration",), ("--kv-format", "f16,o2", "--no-calibration"):
         assert "calibration:" not in log_of_start(model, tmp_path, *options)
         assert not side.exists()
-    first = log_of_start(model, tmp_path, "--kv-format", "o2")
+    first = log_of_start(model, tmp_path)  # the default format is o2
     assert "calibration: made in" in first and f"calibration: kept in {side}" in first
-    again = log_of_start(model, tmp_path, "--kv-format", "o4")
+    assert "format o2:" in first and "; the default" in first and "uncalibrated" not in first
+    again = log_of_start(model, tmp_path, "--kv-format", "f16,o4")
     assert f"calibration: from {side}" in again and "calibration: made" not in again and "uncalibrated" not in again
     # What the server made is what the command makes.
     other = tmp_path / "other.octocal"

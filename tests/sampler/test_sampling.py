@@ -208,6 +208,64 @@ def test_bias_and_penalties(case):
     assert_draws(tokens, distribution(x, **settings), draws)
 
 
+def masked(x, allowed):
+    y = np.full(len(x), -np.inf)
+    y[allowed] = x[allowed]
+    return y
+
+
+@pytest.mark.parametrize("n", [5, 65, 5000])
+@pytest.mark.parametrize("share", [0.002, 0.1, 0.95])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_mask(settings, share, n):
+    """The draw is one of a distribution in which there is nothing but the tokens allowed."""
+    rng = np.random.default_rng(n)
+    logits = language_like(n, n)
+    allowed = np.sort(rng.choice(n, max(1, int(share * n)), replace=False))
+    settings = {"temperature": 1.0, **settings}
+    tokens = tokens_of(logits, draws=500, seed=5, allowed=ids(allowed), **settings)
+    p = distribution(masked(logits.astype(float), allowed), **settings)
+    assert_draws(tokens, p, [uniform(5 + i, 0) for i in range(500)])
+    assert tokens_of(logits, allowed=ids(allowed))[0] == allowed[np.argmax(logits[allowed])]
+
+
+def test_mask_after_bias_and_penalties():
+    """No bias brings a masked token back; those that are allowed keep theirs."""
+    n = 700
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 2, n).astype(np.float32)
+    allowed = np.arange(3, n, 7)
+    output = rng.integers(0, n, 200).tolist()
+    bias = [(4, 100.0), (10, 3.0), (17, -100.0)]
+    x = adjusted(logits, bias=bias, frequency=0.5, output=output)
+    options = {"allowed": ids(allowed), "bias": "4:100,10:3,17:-100", "frequency": 0.5, "output": ids(output)}
+    assert tokens_of(logits, **options)[0] == np.argmax(masked(x, allowed))
+    tokens = tokens_of(logits, draws=2000, temperature=1, **options)
+    assert set(tokens) <= set(allowed.tolist())
+    assert_draws(tokens, distribution(masked(x, allowed)), [uniform(i, len(output)) for i in range(2000)])
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logprobs_do_not_know_of_masks(temperature):
+    logits = language_like(3000, 21)
+    reference = logits.astype(float) - np.log(np.exp(logits.astype(float)).sum())
+    order = np.argsort(-logits)[:5]
+    allowed = [11, 600, 2999]
+    for token, logprob, top in run(logits, draws=20, temperature=temperature, allowed=ids(allowed), logprobs=5):
+        assert token in allowed
+        assert logprob == pytest.approx(reference[token], abs=1e-5)
+        assert [t for t, _ in top] == order.tolist()
+        assert [p for _, p in top] == pytest.approx(reference[order], abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_mask_of_impossible_tokens(temperature):
+    """A mask is kept to even where the logits leave nothing of it."""
+    nan, inf = np.nan, np.inf
+    assert set(tokens_of([5, nan, -inf, 1], draws=50, temperature=temperature, allowed="1,2")) == {1}
+    assert set(tokens_of([5, nan, -inf, 1], draws=50, temperature=temperature, allowed="1,2,3")) == {3}
+
+
 def test_bias_bans_and_forces():
     logits = language_like(1000, 8)
     best = int(np.argmax(logits))

@@ -73,8 +73,9 @@ int main(int argc, char **argv)
                               .max_sequences = MAX_BATCH,
                               .activation_bits = argc > 4 ? atoi(argv[4]) : 0};
     struct err_info info;
-    if (argc < 2 || kv_format_parse(argc > 2 ? argv[2] : "f16", &setup.format, &info)) {
-        fprintf(stderr, "bench_forward MODEL.gguf [f16|o4|o2 [THREADS [8|16 [cpu]]]]\n");
+    setup.formats = argc > 2 ? argv[2] : "f16";
+    if (argc < 2 || kv_formats_check(setup.formats, &info)) {
+        fprintf(stderr, "bench_forward MODEL.gguf [FORMAT [THREADS [8|16 [cpu]]]]\n");
         return 2;
     }
     if (argc > 5 && !strcmp(argv[5], "cpu")) bench_clock = CLOCK_PROCESS_CPUTIME_ID;

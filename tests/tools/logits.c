@@ -1,7 +1,7 @@
 /*
  * logits MODEL.gguf FORMAT [CHUNK [RECENT [LEVEL [BITS]]]]: token ids on stdin, one a line; on stdout the
- * logits after each of them as fp32, [ids][vocabulary]. FORMAT is the cache's: f16, o4, o2. CHUNK (default
- * 512): tokens in one forward pass. BITS: of activations, 8 or 16 (default: as for serving).
+ * logits after each of them as fp32, [ids][vocabulary]. FORMAT is the cache's: f16, o2..., uncalibrated.
+ * CHUNK (default 512): tokens in one forward pass. BITS: of activations, 8 or 16 (default: as for serving).
  */
 #include "tests/unit/support/rig.h"
 
@@ -17,12 +17,13 @@ int main(int argc, char **argv)
         .level = argc > 5 ? argv[5] : "auto", .threads = 2, .sink_tokens = 4, .max_sequences = 1};
     struct err_info info;
     int n = 0;
-    if (argc < 3 || kv_format_parse(argv[2], &setup.format, &info)) {
-        fprintf(stderr, "logits MODEL.gguf f16|o4|o2 [CHUNK [RECENT [LEVEL [BITS]]]] < ids\n");
+    if (argc < 3 || kv_formats_check(argv[2], &info)) {
+        fprintf(stderr, "logits MODEL.gguf FORMAT [CHUNK [RECENT [LEVEL [BITS]]]] < ids\n");
         return 2;
     }
     while (n < MAX_TOKENS && scanf("%d", &tokens[n]) == 1) n++;
     setup.path = argv[1];
+    setup.formats = argv[2];
     setup.max_rows = argc > 3 ? atoi(argv[3]) : 512;
     setup.recent_blocks = argc > 4 ? atoi(argv[4]) : 8;
     setup.activation_bits = argc > 6 ? atoi(argv[6]) : 0;

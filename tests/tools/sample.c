@@ -2,7 +2,7 @@
  * sample: the sampler on the command line. stdin: n float32 logits. stdout: one line for each draw, "token
  * logprob token:logprob ...", numbers with enough digits to be exact. Options, each with a value:
  *   --temperature --top-p --top-k --min-p --repetition --presence --frequency --seed --logprobs
- *   --bias ID:VALUE,...  --prompt ID,...  --output ID,...
+ *   --bias ID:VALUE,...  --prompt ID,...  --output ID,...  --allowed ID,...
  *   --draws N    N draws (default 1), the seed counting up from --seed
  *   --by-position 1   the draws are numbers 0, 1, 2 ... of one seed instead (without --output)
  *   --score ID   no draw: the logprob of a token
@@ -27,6 +27,7 @@ struct arguments {
     struct sampler_params params;
     struct sampler_bias bias[1024];
     struct list prompt, output;
+    uint32_t *allowed;
     long draws, rounds, score;
     bool by_position;
 };
@@ -37,6 +38,16 @@ static void list_parse(const char *text, struct list *out)
     if (!out->ids) abort();
     for (char *end; *text && out->n < MOST; text = *end ? end + 1 : end)
         out->ids[out->n++] = (int32_t)strtol(text, &end, 10);
+}
+
+static void allowed_parse(const char *text, struct arguments *out)
+{
+    struct list list = {0};
+    list_parse(text, &list);
+    out->allowed = calloc(MOST / 32, sizeof *out->allowed);
+    if (!out->allowed) abort();
+    for (int i = 0; i < list.n; i++) out->allowed[list.ids[i] / 32] |= 1u << list.ids[i] % 32;
+    free(list.ids);
 }
 
 static void bias_parse(const char *text, struct arguments *out)
@@ -69,6 +80,7 @@ static bool option_parse(const char *name, const char *value, struct arguments *
     if (strcmp(name, "--bias") == 0) return bias_parse(value, out), true;
     if (strcmp(name, "--prompt") == 0) return list_parse(value, &out->prompt), true;
     if (strcmp(name, "--output") == 0) return list_parse(value, &out->output), true;
+    if (strcmp(name, "--allowed") == 0) return allowed_parse(value, out), true;
     if (strcmp(name, "--draws") == 0) return out->draws = atol(value), true;
     if (strcmp(name, "--rounds") == 0) return out->rounds = atol(value), true;
     if (strcmp(name, "--score") == 0) return out->score = atol(value), true;
@@ -99,7 +111,7 @@ static void time_print(struct sampler *sampler, const struct arguments *argument
     for (long i = 0; i < arguments->rounds; i++, params.seed++) {
         struct timespec begin, end;
         clock_gettime(CLOCK_MONOTONIC, &begin);
-        sampler_draw(sampler, &params, logits, arguments->prompt.ids, arguments->prompt.n,
+        sampler_draw(sampler, &params, logits, arguments->allowed, arguments->prompt.ids, arguments->prompt.n,
                      arguments->output.ids, arguments->output.n, &result);
         clock_gettime(CLOCK_MONOTONIC, &end);
         us[i] = 1e6 * (double)(end.tv_sec - begin.tv_sec) + 1e-3 * (double)(end.tv_nsec - begin.tv_nsec);
@@ -116,7 +128,7 @@ static void draws_print(struct sampler *sampler, struct arguments *arguments, co
     if (arguments->by_position) list_parse("", &arguments->output);
     for (long i = 0; i < arguments->draws; i++) {
         int n_output = arguments->by_position ? (int)i : arguments->output.n;
-        sampler_draw(sampler, &params, logits, arguments->prompt.ids, arguments->prompt.n,
+        sampler_draw(sampler, &params, logits, arguments->allowed, arguments->prompt.ids, arguments->prompt.n,
                      arguments->output.ids, n_output, &result);
         result_print(&result);
         if (!arguments->by_position) params.seed++;
@@ -150,5 +162,6 @@ int main(int argc, char **argv)
     free(logits);
     free(arguments.prompt.ids);
     free(arguments.output.ids);
+    free(arguments.allowed);
     return 0;
 }

@@ -25,27 +25,23 @@
 
 #include <cmocka.h>
 
-static const struct kv_shape shape = {.n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 16};
+static const struct kv_shape shape = {.n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32};
 static const uint64_t hash[2] = {0x0123456789abcdef, 0xfedcba9876543210};
 
 static size_t floats_of(const struct kv_shape *s)
 {
     size_t D = (size_t)s->head_dim;
-    return (size_t)(s->n_layers * s->n_kv_heads) * (2 * D + D / 16 + 2 * D * D);
+    return (size_t)(s->n_layers * s->n_kv_heads) * (2 * D + D / 16 + 2 + 2 * D * D);
 }
 
 static struct calibration *some_calibration(void)
 {
     struct calibration *c;
-    assert_int_equal(calibration_create(&shape, 256, &c, NULL), ERR_OK);
+    assert_int_equal(calibration_create(&shape, &c, NULL), ERR_OK);
     memcpy(c->model_hash, hash, sizeof hash);
-    c->emergence_layer = 1;
-    c->n_outliers = 2;
-    c->outlier_channels[0] = 7;
-    c->outlier_channels[1] = 300;
-    c->sink_threshold = 12.5F;
     for (size_t i = 0; i < floats_of(&shape); i++) c->key_mean[i] = sinf((float)i);
-    for (int i = 0; i < 4; i++) c->key_sigma[i] = 0.5F + (float)i;
+    for (int i = 0; i < 8; i++) c->key_sigma[i] = 10.5F - (float)i;
+    for (int i = 0; i < 4; i++) c->key_weight[i] = c->value_weight[i] = 0.5F + (float)i;
     return c;
 }
 
@@ -118,12 +114,7 @@ static void test_round_trip(void **state)
         assert_int_equal(calibration_save(saved, path, &info), ERR_OK);
     assert_int_equal(calibration_load(path, &shape, hash, &loaded, &info), ERR_OK);
     assert_memory_equal(&loaded->shape, &saved->shape, sizeof shape);
-    assert_int_equal(loaded->frame_tokens, 256);
     assert_memory_equal(loaded->model_hash, hash, sizeof hash);
-    assert_int_equal(loaded->emergence_layer, 1);
-    assert_int_equal(loaded->n_outliers, 2);
-    assert_memory_equal(loaded->outlier_channels, saved->outlier_channels, sizeof saved->outlier_channels);
-    assert_true(loaded->sink_threshold == 12.5F);
     assert_memory_equal(loaded->key_mean, saved->key_mean, floats_of(&shape) * sizeof(float));
     calibration_free(loaded);
     calibration_free(saved);
@@ -211,6 +202,15 @@ static void test_bad_values(void **state)
     assert_int_equal(calibration_save(c, path, NULL), ERR_OK);
     assert_int_equal(calibration_load(path, &shape, hash, &loaded, &info), ERR_FORMAT);
     assert_non_null(strstr(info.message, "not positive"));
+    c->key_sigma[3] = c->key_sigma[2] + 1;
+    assert_int_equal(calibration_save(c, path, NULL), ERR_OK);
+    assert_int_equal(calibration_load(path, &shape, hash, &loaded, &info), ERR_FORMAT);
+    assert_non_null(strstr(info.message, "spread 3 is larger"));
+    c->key_sigma[3] = c->key_sigma[2];
+    c->value_weight[2] = 0;
+    assert_int_equal(calibration_save(c, path, NULL), ERR_OK);
+    assert_int_equal(calibration_load(path, &shape, hash, &loaded, &info), ERR_FORMAT);
+    assert_non_null(strstr(info.message, "weights 2 are 2.5 and 0,"));
     calibration_free(c);
     path_remove(path);
 }
@@ -233,16 +233,29 @@ static bool watch(void *context, int done, int total)
     return done != w->stop_at;
 }
 
-static enum err run(const struct tiny_model *tiny, int threads, size_t n_tokens, struct watch *w,
-                    struct calibration **out, struct err_info *info)
+/* In layer 1 what reads the first KV head is doubled. */
+static void output_double(void *bytes, size_t length)
+{
+    struct gguf *gguf;
+    assert_int_equal(gguf_open_memory(bytes, length, &gguf, NULL), ERR_OK);
+    const struct gguf_tensor *tensor = gguf_tensor_find(gguf, "blk.1.attn_output.weight");
+    assert_int_equal(tensor->dtype, DTYPE_F32);
+    float *matrix = (float *)((char *)bytes + ((const char *)tensor->data - (const char *)bytes));
+    for (int64_t r = 0; r < tensor->dims[1]; r++)
+        for (int64_t c = 0; c < tensor->dims[0] / 2; c++) matrix[r * tensor->dims[0] + c] *= 2;
+    gguf_close(gguf);
+}
+
+static enum err run(const struct tiny_model *tiny, void (*change)(void *bytes, size_t length), int threads,
+                    size_t n_tokens, struct watch *w, struct calibration **out, struct err_info *info)
 {
     size_t length, n;
     void *bytes = tiny_model_bytes(tiny, &length);
+    if (change != NULL) change(bytes, length);
     struct rig *rig = rig_create(&(struct rig_setup){.bytes = bytes,
                                                      .length = length,
                                                      .level = "auto",
                                                      .threads = threads,
-                                                     .format = KV_FORMAT_F16,
                                                      .max_rows = CALIBRATE_SEQUENCE_TOKENS,
                                                      .max_logits = 1,
                                                      .max_tokens = 64,
@@ -275,6 +288,7 @@ static void cancels(const float *key, const float *query, int D, bool query_tran
         }
 }
 
+/* The kernels get the file's transforms: no other. */
 static void tables_cancel(const struct calibration *c)
 {
     double inv_freq[KV_MAX_HEAD_DIM / 2];
@@ -287,6 +301,10 @@ static void tables_cancel(const struct calibration *c)
         cancels(c->key_transform + at, c->query_transform + at, D, false);
         cancels(tables->key_transform + at, tables->query_transform + at, D, true);
     }
+    size_t heads_square = (size_t)(heads * D * D);
+    assert_memory_equal(tables->key_transform, c->key_transform, heads_square * sizeof(float));
+    assert_int_equal(tables->frame_tokens, KV_FRAME_TOKENS);
+    cancels(tables->value_transform, tables->value_transform, D, true); /* orthogonal */
     kv_tables_free(tables);
 }
 
@@ -297,22 +315,42 @@ static void test_run(void **state)
     struct watch w = {0}, again = {0};
     struct err_info info = {0};
     struct calibration *c, *same;
-    assert_int_equal(run(&tiny, 1, N_TOKENS, &w, &c, &info), ERR_OK);
+    assert_int_equal(run(&tiny, NULL, 1, N_TOKENS, &w, &c, &info), ERR_OK);
     assert_int_equal(w.last, w.total);
-    assert_int_equal(c->frame_tokens, CALIBRATE_FRAME_TOKENS);
     assert_true(c->model_hash[0] != 0 && c->model_hash[1] != 0);
     for (size_t i = 0; i < floats_of(&c->shape); i++)
         if (!isfinite(c->key_mean[i])) fail_msg("entry %zu is not finite", i);
-    int n_groups = c->shape.head_dim / CALIBRATION_GROUP, heads = c->shape.n_layers * c->shape.n_kv_heads;
+    int n_groups = c->shape.head_dim / KV_CODE_GROUP, heads = c->shape.n_layers * c->shape.n_kv_heads;
     for (int i = 0; i < heads * n_groups; i++) {
         assert_true(c->key_sigma[i] > 0);
         if (i % n_groups > 0) assert_true(c->key_sigma[i] <= c->key_sigma[i - 1]); /* sorted */
     }
     tables_cancel(c);
     /* The number of workers changes nothing. */
-    assert_int_equal(run(&tiny, 3, N_TOKENS, &again, &same, &info), ERR_OK);
+    assert_int_equal(run(&tiny, NULL, 3, N_TOKENS, &again, &same, &info), ERR_OK);
     assert_memory_equal(same->key_mean, c->key_mean, floats_of(&c->shape) * sizeof(float));
     calibration_free(same);
+    calibration_free(c);
+}
+
+/* Errors cost as much as the output matrix makes of them, squared. */
+static void test_weights(void **state)
+{
+    (void)state;
+    struct tiny_model tiny = tiny_model_default();
+    struct watch w = {0}, again = {0};
+    struct err_info info = {0};
+    struct calibration *c, *changed;
+    tiny.o = DTYPE_F32;
+    assert_int_equal(run(&tiny, NULL, 2, N_TOKENS, &w, &c, &info), ERR_OK);
+    assert_int_equal(run(&tiny, output_double, 2, N_TOKENS, &again, &changed, &info), ERR_OK);
+    for (int head = 0; head < 4; head++) { /* the third is the first of layer 1 */
+        float factor = head == 2 ? 4 : 1;
+        assert_true(c->key_weight[head] > 0 && c->value_weight[head] > 0);
+        assert_float_equal(changed->key_weight[head] / c->key_weight[head], factor, 1e-3);
+        assert_float_equal(changed->value_weight[head] / c->value_weight[head], factor, 1e-3);
+    }
+    calibration_free(changed);
     calibration_free(c);
 }
 
@@ -325,7 +363,7 @@ static void test_short_context(void **state)
     struct err_info info = {0};
     struct calibration *c;
     tiny.context_length = 256;
-    assert_int_equal(run(&tiny, 2, N_TOKENS, &w, &c, &info), ERR_OK);
+    assert_int_equal(run(&tiny, NULL, 2, N_TOKENS, &w, &c, &info), ERR_OK);
     assert_int_equal(w.total, (N_TOKENS / 256 + 1) * tiny.n_layers);
     calibration_free(c);
 }
@@ -338,7 +376,7 @@ static void test_stop(void **state)
     struct calibration *c;
     for (int stop_at = 1; stop_at <= 2 * tiny.n_layers; stop_at++) {
         struct watch w = {.stop_at = stop_at};
-        assert_int_equal(run(&tiny, 2, 300, &w, &c, &info), ERR_CLOSED);
+        assert_int_equal(run(&tiny, NULL, 2, 300, &w, &c, &info), ERR_CLOSED);
         assert_int_equal(w.calls, stop_at);
     }
 }
@@ -350,7 +388,7 @@ static void test_too_short(void **state)
     struct watch w = {0};
     struct err_info info = {0};
     struct calibration *c;
-    assert_int_equal(run(&tiny, 1, 255, &w, &c, &info), ERR_INVALID);
+    assert_int_equal(run(&tiny, NULL, 1, 255, &w, &c, &info), ERR_INVALID);
     assert_non_null(strstr(info.message, "255"));
 }
 
@@ -382,6 +420,7 @@ int main(void)
         cmocka_unit_test(test_other_model),
         cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_run),
+        cmocka_unit_test(test_weights),
         cmocka_unit_test(test_short_context),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_too_short),

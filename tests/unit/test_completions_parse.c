@@ -27,7 +27,8 @@ static struct parsed parse(const char *text)
     limits.max_bytes = 1 << 20;
     parsed.err = json_parse(text, strlen(text), &limits, &parsed.body, &parsed.info);
     assert_int_equal(parsed.err, ERR_OK);
-    parsed.err = completions_parse(parsed.body, N_VOCAB, parsed.arena, &parsed.params, &parsed.info);
+    parsed.err = completions_parse(parsed.body, N_VOCAB, &completions_defaults, parsed.arena, &parsed.params,
+                                   &parsed.info);
     return parsed;
 }
 
@@ -44,17 +45,18 @@ static void test_defaults(void **state)
         parse("{\"prompt\":\"Hello\",\"unknown\":{\"x\":[1]},\"stop\":null,\"seed\":null}");
     assert_int_equal(parsed.err, ERR_OK);
     const struct completions_params *params = &parsed.params;
-    assert_null(params->model);
+    assert_null(params->common.model);
     assert_int_equal(params->n_prompts, 1);
     assert_string_equal(params->prompts[0].text, "Hello");
-    assert_int_equal(params->n, 1);
-    assert_int_equal(params->max_tokens, 16);
-    assert_false(params->max_tokens_given);
-    assert_false(params->stream || params->echo || params->ignore_eos || params->seeded);
-    assert_true(params->sampler.temperature == 1 && params->sampler.top_p == 1 && params->sampler.min_p == 0);
-    assert_true(params->sampler.repetition_penalty == 1);
-    assert_int_equal(params->sampler.n_logprobs, -1);
-    assert_int_equal(params->stop.n, 0);
+    assert_int_equal(params->common.n, 1);
+    assert_int_equal(params->common.max_tokens, 16);
+    assert_false(params->common.max_tokens_given);
+    assert_false(params->common.stream || params->echo || params->common.ignore_eos || params->common.seeded);
+    assert_true(params->common.sampler.temperature == 1 && params->common.sampler.top_p == 1 &&
+                params->common.sampler.min_p == 0);
+    assert_true(params->common.sampler.repetition_penalty == 1);
+    assert_int_equal(params->common.sampler.n_logprobs, -1);
+    assert_int_equal(params->common.stop.n, 0);
     release(&parsed);
 }
 
@@ -71,22 +73,23 @@ static void test_everything(void **state)
     const struct completions_params *params = &parsed.params;
     assert_int_equal(params->n_prompts, 2);
     assert_null(params->prompts[0].text);
-    assert_int_equal(params->prompts[0].n_tokens, 2);
-    assert_int_equal(params->prompts[1].tokens[0], 3);
-    assert_int_equal(params->n, 2);
-    assert_int_equal(params->max_tokens, 0);
-    assert_true(params->max_tokens_given && params->stream && params->include_usage && params->echo);
-    assert_true(params->sampler.top_p > 0 && params->sampler.top_p < 1e-30f);
-    assert_true(params->sampler.min_p < 1 && params->sampler.min_p > 0.999f);
-    assert_true(params->seeded);
-    assert_true(params->sampler.seed == (uint64_t)-7);
-    assert_int_equal(params->stop.n, 2);
-    assert_string_equal(params->stop.strings[1].text, "bc");
-    assert_int_equal(params->sampler.n_bias, 2);
-    assert_int_equal(params->sampler.bias[1].token, 999);
-    assert_true(params->sampler.bias[0].bias == -100);
-    assert_int_equal(params->n_stop_tokens, 2);
-    assert_string_equal(params->kv_format, "f16");
+    assert_int_equal(params->prompts[0].tokens.n, 2);
+    assert_int_equal(params->prompts[1].tokens.tokens[0], 3);
+    assert_int_equal(params->common.n, 2);
+    assert_int_equal(params->common.max_tokens, 0);
+    assert_true(params->common.max_tokens_given && params->common.stream && params->common.include_usage &&
+                params->echo);
+    assert_true(params->common.sampler.top_p > 0 && params->common.sampler.top_p < 1e-30f);
+    assert_true(params->common.sampler.min_p < 1 && params->common.sampler.min_p > 0.999f);
+    assert_true(params->common.seeded);
+    assert_true(params->common.sampler.seed == (uint64_t)-7);
+    assert_int_equal(params->common.stop.n, 2);
+    assert_string_equal(params->common.stop.strings[1].text, "bc");
+    assert_int_equal(params->common.sampler.n_bias, 2);
+    assert_int_equal(params->common.sampler.bias[1].token, 999);
+    assert_true(params->common.sampler.bias[0].bias == -100);
+    assert_int_equal(params->common.n_stop_tokens, 2);
+    assert_string_equal(params->common.kv_format, "f16");
     release(&parsed);
 }
 
@@ -120,8 +123,10 @@ static void test_faults(void **state)
         {"{\"prompt\":\"a\",\"n\":1.5}", "n"},
         {"{\"prompt\":\"a\",\"n\":true}", "n"},
         {"{\"prompt\":\"a\",\"n\":\"1\"}", "n"},
-        {"{\"prompt\":\"a\",\"n\":2,\"best_of\":3}", "best_of"},
-        {"{\"prompt\":\"a\",\"best_of\":2}", "best_of"},
+        {"{\"prompt\":\"a\",\"n\":3,\"best_of\":2}", "best_of"},
+        {"{\"prompt\":\"a\",\"best_of\":0}", "best_of"},
+        {"{\"prompt\":\"a\",\"best_of\":129}", "best_of"},
+        {"{\"prompt\":\"a\",\"best_of\":2,\"stream\":true}", "best_of"},
         {"{\"prompt\":\"a\",\"max_tokens\":-1}", "max_tokens"},
         {"{\"prompt\":\"a\",\"max_tokens\":2147483648}", "max_tokens"},
         {"{\"prompt\":\"a\",\"max_tokens\":1e30}", "max_tokens"},
@@ -167,7 +172,7 @@ static void test_faults(void **state)
         {"{\"prompt\":\"a\",\"echo\":\"yes\"}", "echo"},
         {"{\"prompt\":\"a\",\"ignore_eos\":0}", "ignore_eos"},
         {"{\"prompt\":\"a\",\"user\":5}", "user"},
-        {"{\"prompt\":\"a\",\"suffix\":\"b\"}", "suffix"},
+        {"{\"prompt\":\"a\",\"suffix\":\"b\",\"echo\":true}", "echo"},
         {"{\"prompt\":\"a\",\"suffix\":5}", "suffix"},
         {"{\"prompt\":\"a\",\"kv_format\":2}", "kv_format"},
     };
@@ -181,17 +186,29 @@ static void test_faults(void **state)
     }
 }
 
+static void test_best_of(void **state)
+{
+    (void)state;
+    struct parsed parsed = parse("{\"prompt\":\"a\",\"n\":2,\"best_of\":5,\"suffix\":\"x\\ny\"}");
+    assert_int_equal(parsed.err, ERR_OK);
+    assert_int_equal(parsed.params.common.n, 5);
+    assert_int_equal(parsed.params.n_wanted, 2);
+    assert_int_equal(parsed.params.suffix_length, 3);
+    assert_memory_equal(parsed.params.suffix, "x\ny", 3);
+    release(&parsed);
+}
+
 /* Many prompts times n have a ceiling. */
 static void test_many(void **state)
 {
     (void)state;
-    for (int n = COMPLETIONS_MAX_CHOICES; n <= COMPLETIONS_MAX_CHOICES + 1; n++) {
+    for (int n = GENERATION_MAX_CHOICES; n <= GENERATION_MAX_CHOICES + 1; n++) {
         char *text = malloc((size_t)n * 4 + 100);
         strcpy(text, "{\"prompt\":[");
         for (int i = 0; i < n; i++) strcat(text, i > 0 ? ",\"a\"" : "\"a\"");
         strcat(text, "]}");
         struct parsed parsed = parse(text);
-        assert_int_equal(parsed.err == ERR_OK, n == COMPLETIONS_MAX_CHOICES);
+        assert_int_equal(parsed.err == ERR_OK, n == GENERATION_MAX_CHOICES);
         release(&parsed);
         free(text);
     }
@@ -205,10 +222,8 @@ static void test_many(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_everything),
-        cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_everything), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_best_of),  cmocka_unit_test(test_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -135,11 +135,12 @@ static void begin(struct script *script, int n, bool stream, int n_logprobs, con
     for (int i = 0; i < n_stops; i++)
         assert_int_equal(api_stop_add(&script->stop, arena, stops[i], strlen(stops[i]), NULL), ERR_OK);
     script->state = (struct completions_state){
-        .model = "tiny", .tokenizer = fixture.tokenizer, .n = n, .n_logprobs = n_logprobs};
+        .common = {.model = "tiny", .tokenizer = fixture.tokenizer, .n = n, .n_logprobs = n_logprobs},
+        .n_wanted = n};
     script->request = request;
-    assert_int_equal(courier_attach(request, script->call, &completions_format, stream, &script->stop,
-                                    &script->state, NULL),
-                     ERR_OK);
+    const struct courier_order order = {
+        .format = &completions_format, .stream = stream, .stop = &script->stop, .state = &script->state};
+    assert_int_equal(courier_attach(request, script->call, &order, NULL), ERR_OK);
 }
 
 /* As the engine: publish, then news with a reference unless the courier still has some to read. */

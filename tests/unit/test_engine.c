@@ -20,7 +20,7 @@ enum { REQUESTS = 16, MOST_TOKENS = 40 };
 #endif
 
 /* Request i of the mix: prompts of 1 to about 400 tokens, every other one sampled. */
-static struct request *mixed(int i, enum kv_format format)
+static struct request *mixed(int i, int format)
 {
     static const int lengths[] = {1, 2, 63, 64, 65, 127, 128, 129, 200, 256, 300, 17, 400, 5, 320, 90};
     struct request *request =
@@ -69,17 +69,17 @@ static void test_batching_changes_nothing(void **state)
 {
     (void)state;
     static const int batches[] = {1, 17, 64, 512};
-    static struct request *alone[KV_FORMATS][REQUESTS];
+    static struct request *alone[FIXTURE_FORMATS][REQUESTS];
     static struct engine_fixture fixture;
     int distinct = 0;
 
     engine_fixture_start(&fixture, options_of(1, 512));
-    for (int format = 0; format < KV_FORMATS; format++) {
+    for (int format = 0; format < FIXTURE_FORMATS; format++) {
         for (int i = 0; i < REQUESTS; i++) {
-            alone[format][i] = mixed(i, (enum kv_format)format);
+            alone[format][i] = mixed(i, format);
             run_alone(&fixture, alone[format][i]);
             assert_int_equal(atomic_load(&alone[format][i]->choices[0].n_ready), MOST_TOKENS - i);
-            const struct token_record *f16 = alone[KV_FORMAT_F16][i]->choices[0].records;
+            const struct token_record *f16 = alone[FIXTURE_F16][i]->choices[0].records;
             const struct token_record *this = alone[format][i]->choices[0].records;
             distinct += memcmp(f16, this, (size_t)(MOST_TOKENS - i) * sizeof *f16) != 0;
         }
@@ -89,10 +89,10 @@ static void test_batching_changes_nothing(void **state)
 
     for (size_t b = 0; b < sizeof batches / sizeof batches[0]; b++) {
         engine_fixture_start(&fixture, options_of(REQUESTS, batches[b]));
-        for (int format = 0; format < KV_FORMATS; format++) {
+        for (int format = 0; format < FIXTURE_FORMATS; format++) {
             struct request *together[REQUESTS];
             for (int i = 0; i < REQUESTS; i++) {
-                together[i] = mixed(i, (enum kv_format)format);
+                together[i] = mixed(i, format);
                 assert_int_equal(engine_fixture_submit(&fixture, together[i]), ERR_OK);
             }
             for (int i = 0; i < REQUESTS; i++) {
@@ -104,7 +104,7 @@ static void test_batching_changes_nothing(void **state)
         wait_for_rest(&fixture);
         engine_fixture_stop(&fixture);
     }
-    for (int format = 0; format < KV_FORMATS; format++) {
+    for (int format = 0; format < FIXTURE_FORMATS; format++) {
         for (int i = 0; i < REQUESTS; i++) request_release(alone[format][i]);
     }
 }
@@ -119,14 +119,14 @@ static void test_tight_pool_of_all_formats(void **state)
 
     engine_fixture_start(&fixture, options_of(1, 512));
     for (int i = 0; i < REQUESTS; i++) {
-        alone[i] = mixed(i, (enum kv_format)(i % KV_FORMATS));
+        alone[i] = mixed(i, i % FIXTURE_FORMATS);
         run_alone(&fixture, alone[i]);
     }
     engine_fixture_stop(&fixture);
     options.kv_bytes = 14 * 32768; /* two layers of two heads of 32: fp16 blocks of 32 KiB */
     engine_fixture_start(&fixture, options);
     for (int i = 0; i < REQUESTS; i++) {
-        together[i] = mixed(i, (enum kv_format)(i % KV_FORMATS));
+        together[i] = mixed(i, i % FIXTURE_FORMATS);
         assert_int_equal(engine_fixture_submit(&fixture, together[i]), ERR_OK);
     }
     for (int i = 0; i < REQUESTS; i++) {
@@ -147,11 +147,11 @@ static void test_prompt_scores(void **state)
     struct engine_options options = options_of(4, 100);
     options.max_logits = 24; /* chunks of a scored prompt are smaller than others */
     engine_fixture_start(&fixture, options);
-    for (int format = 0; format < KV_FORMATS; format++) {
+    for (int format = 0; format < FIXTURE_FORMATS; format++) {
         struct request *first = engine_fixture_request(7, 150, 30, 1, false);
         struct request *second = engine_fixture_request(7, 180, 0, 1, true);
         int32_t *prompt = calloc(180, sizeof *prompt);
-        first->kv_format = second->kv_format = (enum kv_format)format;
+        first->kv_format = second->kv_format = format;
         first->ignore_eos = true;
         run_alone(&fixture, first);
         memcpy(prompt, first->choices[0].prompt, 150 * sizeof *prompt);
@@ -217,7 +217,7 @@ static void test_reasons_to_finish(void **state)
     request_release(nothing);
     wait_for_rest(&fixture);
     assert_int_equal(atomic_load(&fixture.metrics.requests[OUTCOME_OK]), 4);
-    assert_int_equal(atomic_load(&fixture.metrics.first_token.sum_us) > 0, 1);
+    assert_int_equal(atomic_load(&fixture.metrics.first_token.sum) > 0, 1);
     engine_fixture_stop(&fixture);
 }
 
@@ -284,10 +284,9 @@ static void test_refusals(void **state)
     engine_fixture_stop(&fixture);
 }
 
-/* A client that leaves while its prompt is read: the engine does not read on. */
-static void test_cancel_in_prefill(void **state)
+/* False: the engine was done before this thread got a word in. */
+static bool cancels_in_prefill(void)
 {
-    (void)state;
     static struct engine_fixture fixture;
     engine_fixture_start(&fixture, options_of(2, 1));
     struct request *request = engine_fixture_request(5, 1000, 10, 1, false);
@@ -296,13 +295,26 @@ static void test_cancel_in_prefill(void **state)
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     engine_cancel(fixture.engine, request);
     engine_fixture_wait(&fixture, request);
-    assert_int_equal(atomic_load(&request->choices[0].finish), FINISH_CANCELLED);
-    assert_int_equal(atomic_load(&request->choices[0].n_ready), 0);
+    bool in_time = atomic_load(&request->choices[0].n_ready) == 0;
     wait_for_rest(&fixture);
-    assert_true(atomic_load(&fixture.metrics.prompt_tokens) < 1000);
-    assert_int_equal(atomic_load(&fixture.metrics.requests[OUTCOME_CANCELLED]), 1);
+    if (in_time) {
+        assert_int_equal(atomic_load(&request->choices[0].finish), FINISH_CANCELLED);
+        assert_true(atomic_load(&fixture.metrics.prompt_tokens) < 1000);
+        assert_int_equal(atomic_load(&fixture.metrics.requests[OUTCOME_CANCELLED]), 1);
+    }
     request_release(request);
     engine_fixture_stop(&fixture);
+    return in_time;
+}
+
+enum { PATIENCE = 200 }; /* a busy machine may let this thread wait while the engine works */
+
+/* A client that leaves while its prompt is read: the engine does not read on. */
+static void test_cancel_in_prefill(void **state)
+{
+    (void)state;
+    int tries = 0;
+    while (!cancels_in_prefill()) assert_true(++tries < PATIENCE);
 }
 
 /* Many choices into an idle engine are not refused for ever, whatever max_queue is. */
@@ -322,12 +334,12 @@ static void test_many_choices_when_idle(void **state)
     engine_fixture_stop(&fixture);
 }
 
-/* The hard stop: what runs and what waits ends with an error that says why. */
-static void test_stop_while_running(void **state)
+/* Returns how many of four requests were stopped; the others were done before. */
+static int stopped_while_running(void)
 {
-    (void)state;
     static struct engine_fixture fixture;
     struct request *requests[4];
+    int n_stopped = 0;
     engine_fixture_start(&fixture, options_of(2, 64));
     for (int i = 0; i < 4; i++) {
         requests[i] = engine_fixture_request(9, 100, 900, 1, false);
@@ -339,15 +351,28 @@ static void test_stop_while_running(void **state)
     engine_fixture_stop_engine(&fixture);
     for (int i = 0; i < 4; i++) {
         engine_fixture_wait(&fixture, requests[i]);
-        assert_int_equal(atomic_load(&requests[i]->choices[0].finish), FINISH_ERROR);
-        assert_int_equal(requests[i]->error.code, ERR_CLOSED);
-        assert_true(strlen(requests[i]->error.message) > 10);
+        if (atomic_load(&requests[i]->choices[0].finish) == FINISH_ERROR) {
+            n_stopped++;
+            assert_int_equal(requests[i]->error.code, ERR_CLOSED);
+            assert_true(strlen(requests[i]->error.message) > 10);
+        } else {
+            assert_int_equal(atomic_load(&requests[i]->choices[0].finish), FINISH_LENGTH);
+        }
         request_release(requests[i]);
     }
-    assert_int_equal(atomic_load(&fixture.metrics.requests[OUTCOME_ERROR]), 4);
+    assert_int_equal(atomic_load(&fixture.metrics.requests[OUTCOME_ERROR]), n_stopped);
     assert_int_equal(atomic_load(&fixture.metrics.running), 0);
     assert_int_equal(atomic_load(&fixture.metrics.waiting), 0);
     engine_fixture_stop(&fixture);
+    return n_stopped;
+}
+
+/* The hard stop: what runs and what waits ends with an error that says why. */
+static void test_stop_while_running(void **state)
+{
+    (void)state;
+    int tries = 0;
+    while (stopped_while_running() < 4) assert_true(++tries < PATIENCE);
 }
 
 int main(void)

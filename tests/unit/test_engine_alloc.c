@@ -106,7 +106,7 @@ static void look(void)
     if (first.step == 0) first = last;
 }
 
-/* Sixteen sequences, all features of sampling that need state, through the sealing and the demotion of
+/* Sixteen sequences, all features of sampling that need state, through the sealing and the aging of
  * blocks. */
 static void test_decode_allocates_nothing(void **state)
 {
@@ -115,14 +115,14 @@ static void test_decode_allocates_nothing(void **state)
         print_message("a sanitizer owns malloc in this build: allocations are NOT counted\n");
         skip();
     }
-    for (int format = 0; format < KV_FORMATS; format++) {
+    for (int format = 0; format < FIXTURE_FORMATS; format++) {
         struct request *requests[16];
         memset(&first, 0, sizeof first);
         fixture.on_deliver = look;
         engine_fixture_start(&fixture, (struct engine_options){.recent_blocks = 1, .sink_tokens = 4});
         for (int i = 0; i < 16; i++) {
             requests[i] = engine_fixture_request((uint64_t)i, 30 + i, BEFORE + TOKENS + 20, 1, false);
-            requests[i]->kv_format = (enum kv_format)format;
+            requests[i]->kv_format = format;
             requests[i]->ignore_eos = true;
             struct sampler_params *sampler = &requests[i]->choices[0].sampler;
             sampler->temperature = i % 3 == 0 ? 0 : 0.8F;
@@ -136,10 +136,11 @@ static void test_decode_allocates_nothing(void **state)
             engine_fixture_wait(&fixture, requests[i]);
             request_release(requests[i]);
         }
+        char name[KV_FORMAT_NAME_BYTES];
+        strcpy(name, kv_formats_at(fixture.formats, format)->name);
         engine_fixture_stop(&fixture);
-        print_message("%s: %ld calls of the allocator in steps %d to %d\n",
-                      kv_format_name((enum kv_format)format), last.calls - first.calls, (int)first.step,
-                      (int)last.step);
+        print_message("%s: %ld calls of the allocator in steps %d to %d\n", name, last.calls - first.calls,
+                      (int)first.step, (int)last.step);
         assert_true(last.step - first.step >= TOKENS / 2);
         assert_int_equal(last.calls - first.calls, 0);
     }

@@ -36,7 +36,7 @@ static struct request *request_of(uint64_t number)
     bool scored = draw(&random, 6) == 0;
     struct request *request =
         engine_fixture_request(number, n_prompt, max_tokens, 1 + (int)draw(&random, MOST_CHOICES), scored);
-    request->kv_format = (enum kv_format)draw(&random, KV_FORMATS);
+    request->kv_format = draw(&random, FIXTURE_FORMATS);
     for (int i = 0; i < request->n_choices; i++)
         request->choices[i].sampler.temperature = draw(&random, 2) == 0 ? 0 : 0.9F;
     return request;

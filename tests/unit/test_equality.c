@@ -1,7 +1,7 @@
 /*
  * Bit for bit: the logits of a sequence are the same bytes whether its tokens are forwarded at once or in
- * chunks, alone or among fifteen others, by one thread or by three, with or without SIMD. On every format of
- * the cache.
+ * chunks, alone or among fifteen others of several formats, forked or not, by one thread or by three, with or
+ * without SIMD. On every format of the cache.
  */
 #include "config/log.h"
 #include "tests/unit/support/rig.h"
@@ -30,18 +30,23 @@ enum {
 };
 
 struct format {
-    const char *name;
-    enum kv_format format;
+    const char *name, *formats; /* the first is ours; others that stand beside us */
     int recent_blocks, sink_tokens, activation_bits;
 };
 
 static const struct format formats[] = {
-    {"f16", KV_FORMAT_F16, 0, 0, 16},
-    {"f16, 8-bit activations", KV_FORMAT_F16, 0, 0, 8},
-    {"o4", KV_FORMAT_O4, 0, 4, 16},
-    {"o2, recent 8", KV_FORMAT_O2, 8, 4, 16},
-    {"o2, recent 1, 8-bit activations", KV_FORMAT_O2, 1, 4, 8},
-    {"o2, recent 0, no sinks", KV_FORMAT_O2, 0, 0, 16},
+    {"f16", "f16,o2", 0, 0, 16},
+    {"f16, 8-bit activations", "f16", 0, 0, 8},
+    {"o8", "o8,o2", 0, 4, 16},
+    {"o4", "o4,o2,f16", 0, 4, 16},
+    {"o3, recent 2", "o3,o1.5", 2, 4, 16},
+    {"o2.5, recent 0", "o2.5", 0, 4, 16},
+    {"o2, recent 8", "o2,f16,o4,k4v2", 8, 4, 16},
+    {"o2, recent 1, 8-bit activations", "o2,o4", 1, 4, 8},
+    {"o2, recent 0, no sinks", "o2,o3", 0, 0, 16},
+    {"o1.5, recent 2", "o1.5,f16", 2, 64, 16},
+    {"k3v1.5, recent 1", "k3v1.5,k1.5v3,o2", 1, 4, 16},
+    {"rotatekv", "rotatekv,o2,f16", 0, 4, 16},
 };
 
 static void *bytes;
@@ -56,7 +61,7 @@ static struct rig *create(const struct format *format, const char *level, int th
         .level = level,
         .threads = threads,
         .activation_bits = format->activation_bits,
-        .format = format->format,
+        .formats = format->formats,
         .recent_blocks = format->recent_blocks,
         .sink_tokens = format->sink_tokens,
         .max_rows = MAX_ROWS,
@@ -83,8 +88,8 @@ static void run_among_others(struct rig *rig, float *out)
 {
     struct kv_sequence *seqs[N_OTHERS + 1];
     int at[N_OTHERS + 1] = {0};
-    for (int i = 0; i <= N_OTHERS; i++) seqs[i] = rig_sequence(rig);
-    const int ours = N_OTHERS / 2;
+    const int ours = N_OTHERS / 2, n_formats = kv_formats_count(rig->formats);
+    for (int i = 0; i <= N_OTHERS; i++) seqs[i] = rig_sequence_of(rig, i == ours ? 0 : i % n_formats);
     while (at[ours] < N_TOKENS) {
         struct rig_part parts[N_OTHERS + 1];
         int n_parts = 0, before = 0, n_ours = 0;
@@ -105,6 +110,34 @@ static void run_among_others(struct rig *rig, float *out)
     for (int i = 0; i <= N_OTHERS; i++) kv_sequence_free(seqs[i]);
 }
 
+/* The same, forked after `at` tokens: both go on, in the same steps, the other one with other tokens until it
+   is forked again from ours. */
+static void run_forked(struct rig *rig, int at, float *out)
+{
+    enum { STEP = 40 };
+    struct kv_sequence *seq = rig_sequence(rig), *fork = rig_sequence(rig);
+    struct err_info info;
+    const float *logits = rig_step(rig, &(struct rig_part){seq, tokens, at, false}, 1);
+    memcpy(out, logits, (size_t)at * n_vocab * sizeof *out);
+    for (int forked = 0, n; at < N_TOKENS; at += n, forked++) {
+        if (forked % 3 == 0) assert_int_equal(kv_sequence_fork(seq, fork, &info), ERR_OK);
+        n = N_TOKENS - at < STEP ? N_TOKENS - at : STEP;
+        struct rig_part parts[] = {{fork, tokens + STEP - n, n, false}, {seq, tokens + at, n, false}};
+        /* Whose turn it is to hold our tokens: the one that was forked, or the fork itself. */
+        if (forked % 6 == 3) {
+            struct kv_sequence *other = seq;
+            seq = fork;
+            fork = other;
+            parts[0].seq = fork;
+            parts[1].seq = seq;
+        }
+        logits = rig_step(rig, parts, 2);
+        memcpy(out + (size_t)at * n_vocab, logits + (size_t)n * n_vocab, (size_t)n * n_vocab * sizeof *out);
+    }
+    kv_sequence_free(seq);
+    kv_sequence_free(fork);
+}
+
 static void assert_same(const float *want, const float *got, const char *format, const char *how)
 {
     for (size_t i = 0; i < N_TOKENS; i++) {
@@ -115,7 +148,7 @@ static void assert_same(const float *want, const float *got, const char *format,
 
 static void test_format(void **state)
 {
-    static const int chunks[] = {1, 17, 64, 512};
+    static const int chunks[] = {1, 17, 64, 512}, forks[] = {1, 63, 64, 150};
     const struct format *format = *state;
     struct rig *rig = create(format, "auto", 2);
     n_vocab = (size_t)model_config(rig->model)->n_vocab;
@@ -131,6 +164,12 @@ static void test_format(void **state)
     }
     run_among_others(rig, got);
     assert_same(want, got, format->name, "among 15 others");
+    for (size_t i = 0; i < sizeof forks / sizeof *forks; i++) {
+        char how[32];
+        snprintf(how, sizeof how, "forked after %d", forks[i]);
+        run_forked(rig, forks[i], got);
+        assert_same(want, got, format->name, how);
+    }
     rig_free(rig);
 
     rig = create(format, "auto", 3);
@@ -171,9 +210,16 @@ static int tear_down(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[sizeof formats / sizeof *formats];
-    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
-        tests[i] = (struct CMUnitTest){formats[i].name, test_format, NULL, NULL, (void *)&formats[i]};
+    /* Which threads meet where does not depend on the format: under TSan, minutes each, every third. */
+#if defined __SANITIZE_THREAD__
+    enum { STEP = 3 };
+#else
+    enum { STEP = 1 };
+#endif
+    struct CMUnitTest tests[sizeof formats / sizeof *formats / STEP];
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+        const struct format *format = &formats[i * STEP];
+        tests[i] = (struct CMUnitTest){format->name, test_format, NULL, NULL, (void *)format};
     }
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

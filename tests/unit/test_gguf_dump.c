@@ -1,6 +1,6 @@
 #include "config/json.h"
 #include "model/gguf_dump.h"
-#include "tests/unit/support/gguf_writer.h"
+#include "model/gguf_writer.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -207,7 +207,6 @@ static void test_model(void **state)
         .path = path,
         .level = "auto",
         .threads = 2,
-        .format = KV_FORMAT_F16,
         .max_rows = 512,
         .max_logits = 128,
         .max_tokens = 1024,

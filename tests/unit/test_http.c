@@ -1,4 +1,5 @@
 #include "server/http.h"
+#include "server/http_keys.h"
 #include "server/metrics.h"
 #include "tests/unit/support/http_client.h"
 
@@ -18,6 +19,7 @@
 /* The real server on a free port, with handlers that do what the tests ask. */
 struct fixture {
     struct http *http;
+    struct http_keys *keys;
     struct metrics metrics;
     int port;
     pthread_mutex_t lock;
@@ -84,6 +86,8 @@ static struct fixture *start(const char *key, int header_timeout_ms, int threads
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     pthread_mutex_init(&fixture->lock, NULL);
+    struct err_info info;
+    assert_int_equal(http_keys_create(key, NULL, &fixture->keys, &info), ERR_OK);
     struct http_options options = {.host = "127.0.0.1",
                                    .threads = threads,
                                    .max_connections = 64,
@@ -91,12 +95,11 @@ static struct fixture *start(const char *key, int header_timeout_ms, int threads
                                    .max_stream_bytes = STREAM_MAX,
                                    .header_timeout_ms = header_timeout_ms,
                                    .idle_timeout_ms = 30000,
-                                   .api_key = key,
+                                   .keys = fixture->keys,
                                    .routes = routes,
                                    .n_routes = sizeof(routes) / sizeof(routes[0]),
                                    .context = fixture,
                                    .metrics = &fixture->metrics};
-    struct err_info info;
     assert_int_equal(http_create(&options, &fixture->http, &info), ERR_OK);
     fixture->port = http_port(fixture->http);
     return fixture;
@@ -106,6 +109,7 @@ static void stop(struct fixture *fixture)
 {
     http_close(fixture->http);
     http_free(fixture->http, 2000);
+    http_keys_free(fixture->keys);
     assert_int_equal(atomic_load(&fixture->metrics.connections), 0);
     pthread_mutex_destroy(&fixture->lock);
     free(fixture);
@@ -490,6 +494,7 @@ static void test_stop(void **state)
     struct http_call *call = wait_call(fixture);
     http_close(fixture->http);
     http_free(fixture->http, 50);
+    http_keys_free(fixture->keys);
     assert_int_equal(atomic_load(&fixture->n_left), 0); /* nobody is told after http_close */
     assert_int_equal(atomic_load(&fixture->n_released), 1);
     assert_int_equal(atomic_load(&fixture->metrics.connections), 0);

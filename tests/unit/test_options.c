@@ -51,7 +51,7 @@ static void defaults_hold(void **state)
     assert_null(options.config);
     assert_string_equal(options.host, "127.0.0.1");
     assert_int_equal(options.port, 8080);
-    assert_string_equal(options.kv_format, "f16");
+    assert_string_equal(options.kv_format, "o2");
     assert_int_equal(options.kv_recent, 8);
     assert_int_equal(options.sink_tokens, 4);
     assert_int_equal(options.max_body_bytes, 8 << 20);
@@ -178,7 +178,7 @@ static void faults_on_the_command_line(void **state)
         {"--port|99999999999999999999", "--port: 99999999999999999999 is out of range", "port"},
         {"-np|0", "-np: 0 is out of range: 1 to 4096", "parallel"},
         {"--threads|-1", "--threads: -1 is out of range: 0 to 1024", "threads"},
-        {"--kv-format|q4", "--kv-format: 'q4' is not one of f16|o4|o2", "kv-format"},
+        {"--cpu|mmx", "--cpu: 'mmx' is not one of auto|scalar|avx2|avx512", "cpu"},
         {"--kv-cache-bytes|lots", "--kv-cache-bytes: 'lots' is not a size (such as 512Mi or 4G)", ""},
         {"--kv-cache-bytes|-5", "--kv-cache-bytes: '-5' is not a size", ""},
         {"--kv-cache-bytes|1e9", "--kv-cache-bytes: '1e9' is not a size", ""},

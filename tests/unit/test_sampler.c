@@ -92,8 +92,8 @@ static void test_draws_are_pure(void **state)
             struct sampler_result a, b;
             memset(&a, 0x55, sizeof a);
             memset(&b, 0x55, sizeof b);
-            sampler_draw(old, &params, logits, prompt, 7, output, 4, &a);
-            sampler_draw(fresh, &params, logits, prompt, 7, output, 4, &b);
+            sampler_draw(old, &params, logits, NULL, prompt, 7, output, 4, &a);
+            sampler_draw(fresh, &params, logits, NULL, prompt, 7, output, 4, &b);
             assert_memory_equal(&a, &b, sizeof a);
             assert_memory_equal(logits, copy, (size_t)n * sizeof *logits);
             assert_in_range(a.token, 0, n - 1);
@@ -119,20 +119,60 @@ static void test_greedy(void **state)
     struct sampler_result result;
     params.temperature = 0;
     logits[640] = logits[641] = logits[900] = 100;
-    sampler_draw(sampler, &params, logits, NULL, 0, NULL, 0, &result);
+    sampler_draw(sampler, &params, logits, NULL, NULL, 0, NULL, 0, &result);
     assert_int_equal(result.token, 640);
     assert_int_equal(result.n_top, 0);
     params.n_logprobs = 2;
-    sampler_draw(sampler, &params, logits, NULL, 0, NULL, 0, &result);
+    sampler_draw(sampler, &params, logits, NULL, NULL, 0, NULL, 0, &result);
     assert_int_equal(result.n_top, 2);
     assert_int_equal(result.top_token[0], 640);
     assert_int_equal(result.top_token[1], 641);
     assert_true(fabsf(result.logprob - logf(1.0f / 3)) < 1e-6f);
     params.temperature = NAN; /* no temperature at all is greedy, not a crash */
-    sampler_draw(sampler, &params, logits, NULL, 0, NULL, 0, &result);
+    sampler_draw(sampler, &params, logits, NULL, NULL, 0, NULL, 0, &result);
     assert_int_equal(result.token, 640);
     sampler_free(sampler);
     free(logits);
+}
+
+/* Whatever else is asked for, a token that is not allowed is never drawn. */
+static void test_mask(void **state)
+{
+    (void)state;
+    static const int32_t prompt[] = {0, 1, 1, 4, 299}, output[] = {4, 4, 2, 0};
+    static const int sizes[] = {1, 31, 32, 33, 64, 65, 300, 5000};
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        int n = sizes[s];
+        size_t n_words = ((size_t)n + 31) / 32;
+        float *logits = row(n, (uint32_t)n);
+        uint32_t *allowed = malloc(n_words * sizeof *allowed), *all = malloc(n_words * sizeof *all);
+        struct sampler *sampler = sampler_create(n);
+        assert_true(allowed && all && sampler);
+        for (int v = 0; v < 128; v++) {
+            struct sampler_params params = variant(v);
+            struct sampler_result masked, whole, free_draw;
+            uint32_t random = (uint32_t)v;
+            for (size_t i = 0; i < n_words; i++) {
+                uint32_t valid = i + 1 < n_words || n % 32 == 0 ? UINT32_MAX : (1u << n % 32) - 1;
+                random = random * 1664525u + 1013904223u;
+                all[i] = valid;
+                allowed[i] = (v % 3 ? random : random & random << 7 & random << 13) & valid;
+            }
+            allowed[(n - 1) / 32] |= 1u << (n - 1) % 32;
+            sampler_draw(sampler, &params, logits, allowed, prompt, 5, output, 4, &masked);
+            assert_in_range(masked.token, 0, n - 1);
+            assert_true(allowed[masked.token / 32] >> masked.token % 32 & 1);
+            memset(&whole, 0, sizeof whole);
+            memset(&free_draw, 0, sizeof free_draw);
+            sampler_draw(sampler, &params, logits, all, prompt, 5, output, 4, &whole);
+            sampler_draw(sampler, &params, logits, NULL, prompt, 5, output, 4, &free_draw);
+            assert_memory_equal(&whole, &free_draw, sizeof whole);
+        }
+        sampler_free(sampler);
+        free(allowed);
+        free(all);
+        free(logits);
+    }
 }
 
 static void test_score(void **state)
@@ -153,13 +193,49 @@ static void test_score(void **state)
     free(logits);
 }
 
+/* drawn_logprobs changes no token; what they are of sums to 1 and is the model's own distribution without
+   what min_p, top_k and top_p took away. */
+static void test_drawn_logprobs(void **state)
+{
+    (void)state;
+    float *logits = row(300, 5);
+    struct sampler *sampler = sampler_create(300);
+    for (int v = 0; v < 8; v++) {
+        struct sampler_params params = defaults();
+        params.n_logprobs = SAMPLER_MAX_LOGPROBS;
+        if (v & 1) params.top_k = 9;
+        if (v & 2) params.min_p = .2f;
+        if (v & 4) params.top_p = .6f;
+        for (params.seed = 0; params.seed < 20; params.seed++) {
+            struct sampler_result own, drawn;
+            sampler_draw(sampler, &params, logits, NULL, NULL, 0, NULL, 0, &own);
+            params.drawn_logprobs = true;
+            sampler_draw(sampler, &params, logits, NULL, NULL, 0, NULL, 0, &drawn);
+            params.drawn_logprobs = false;
+            assert_int_equal(own.token, drawn.token);
+            assert_true(drawn.n_top >= 1 && drawn.n_top <= own.n_top);
+            double gain = (double)drawn.top_logprob[0] - (double)own.top_logprob[0], mass = 0;
+            assert_true(v == 0 ? fabs(gain) < 1e-5 : gain > 0);
+            for (int i = 0; i < drawn.n_top; i++) {
+                assert_int_equal(drawn.top_token[i], own.top_token[i]);
+                assert_true(fabs((double)drawn.top_logprob[i] - (double)own.top_logprob[i] - gain) < 1e-5);
+                mass += exp((double)drawn.top_logprob[i]);
+            }
+            assert_true(fabs((double)drawn.logprob - (double)own.logprob - gain) < 1e-5);
+            assert_true(drawn.n_top == SAMPLER_MAX_LOGPROBS ? mass <= 1 + 1e-5 : fabs(mass - 1) < 1e-5);
+            if (v & 1) assert_true(drawn.n_top <= 9);
+        }
+    }
+    sampler_free(sampler);
+    free(logits);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_philox),
-        cmocka_unit_test(test_draws_are_pure),
-        cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_score),
+        cmocka_unit_test(test_philox), cmocka_unit_test(test_draws_are_pure),
+        cmocka_unit_test(test_greedy), cmocka_unit_test(test_mask),
+        cmocka_unit_test(test_score),  cmocka_unit_test(test_drawn_logprobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,8 +2,8 @@
  * threads. What real vocabularies give is compared with Hugging Face's tokenizers in tests/tokenizer. */
 #include "config/buf.h"
 #include "config/utf8.h"
+#include "model/gguf_writer.h"
 #include "model/tokenizer.h"
-#include "tests/unit/support/gguf_writer.h"
 
 #include <pthread.h>
 #include <setjmp.h>

@@ -1,5 +1,6 @@
 #include "tests/unit/support/engine_fixture.h"
 
+#include "model/grammar_text.h"
 #include "tests/unit/support/tiny_model.h"
 
 #include <stdio.h>
@@ -97,6 +98,7 @@ void engine_fixture_start(struct engine_fixture *fixture, struct engine_options 
     fixture->bytes = tiny_model_bytes(&tiny, &length);
     must(gguf_open_memory(fixture->bytes, length, &fixture->gguf, &info), &info);
     must(tokenizer_create(fixture->gguf, &fixture->tokenizer, &info), &info);
+    must(grammar_vocabulary_create(fixture->tokenizer, &fixture->vocabulary, &info), &info);
     must(workers_create(2, &fixture->workers, &info), &info);
     must(backend_cpu_create(fixture->workers, "auto", &fixture->backend, &info), &info);
     if (options.parallel == 0) options.parallel = 16;
@@ -109,11 +111,18 @@ void engine_fixture_start(struct engine_fixture *fixture, struct engine_options 
     must(model_load(fixture->gguf, fixture->backend, options.max_batch_tokens, options.max_logits,
                     &fixture->model, &info),
          &info);
+    struct kv_shape shape;
+    model_kv_shape(fixture->model, &shape);
+    must(kv_formats_create(&shape, ENGINE_FIXTURE_FORMATS, NULL, options.ctx_size / KV_FRAME_TOKENS + 1,
+                           model_inv_freq(fixture->model), &fixture->formats, &info),
+         &info);
     memset(&fixture->metrics, 0, sizeof fixture->metrics);
+    options.formats = fixture->formats;
     options.backend = fixture->backend;
     options.workers = fixture->workers;
     options.model = fixture->model;
     options.tokenizer = fixture->tokenizer;
+    options.vocabulary = fixture->vocabulary;
     options.metrics = &fixture->metrics;
     options.deliver = deliver;
     options.deliver_context = fixture;
@@ -144,9 +153,11 @@ void engine_fixture_stop(struct engine_fixture *fixture)
     pthread_cond_destroy(&fixture->news);
     pthread_cond_destroy(&fixture->over);
     pthread_mutex_destroy(&fixture->lock);
+    kv_formats_free(fixture->formats);
     model_free(fixture->model);
     fixture->backend->destroy(fixture->backend);
     workers_free(fixture->workers);
+    grammar_vocabulary_free(fixture->vocabulary);
     tokenizer_free(fixture->tokenizer);
     gguf_close(fixture->gguf);
     free(fixture->bytes);
@@ -193,6 +204,16 @@ struct request *engine_fixture_request(uint64_t seed, int n_prompt, int max_toke
     return request;
 }
 
+void engine_fixture_constrain(struct engine_fixture *fixture, struct request *request, const char *gbnf)
+{
+    struct grammar_builder *builder = need(grammar_builder_create(&grammar_limits_default));
+    struct err_info info;
+    int root = -1;
+    must(grammar_gbnf(builder, gbnf, strlen(gbnf), &root, &info), &info);
+    must(grammar_build(builder, root, fixture->vocabulary, &request->grammar, &info), &info);
+    grammar_builder_free(builder);
+}
+
 enum err engine_fixture_submit(struct engine_fixture *fixture, struct request *request)
 {
     struct err_info info;
@@ -212,7 +233,7 @@ bool engine_fixture_at_rest(struct engine_fixture *fixture)
 {
     struct metrics *metrics = &fixture->metrics;
     uint64_t kv = atomic_load(&metrics->stored_values);
-    for (int format = 0; format < KV_FORMATS; format++) {
+    for (int format = 0; format < FIXTURE_FORMATS; format++) {
         for (int kind = 0; kind < METRICS_KV_KINDS; kind++)
             kv += atomic_load(&metrics->kv_bytes[format][kind]);
     }

@@ -14,9 +14,11 @@ struct engine_fixture {
     void *bytes;
     struct gguf *gguf;
     struct tokenizer *tokenizer;
+    struct grammar_vocabulary *vocabulary;
     struct workers *workers;
     struct backend *backend;
     struct model *model;
+    struct kv_formats *formats;
     struct metrics metrics;
     struct engine_options options; /* as the engine was created */
     struct engine *engine;
@@ -30,8 +32,12 @@ struct engine_fixture {
     void (*on_deliver)(void);
 };
 
-/* options: backend, workers, model, tokenizer, metrics and deliver are filled in; zero limits get small ones.
- */
+/* The formats of every fixture: f16, one without and two with refinement of recent blocks, by index. */
+#define ENGINE_FIXTURE_FORMATS "f16,o4,o2,k3v1.5"
+enum { FIXTURE_F16, FIXTURE_O4, FIXTURE_O2, FIXTURE_K3V1_5, FIXTURE_FORMATS };
+
+/* options: backend, workers, model, tokenizer, formats, metrics and deliver are filled in; zero limits get
+   small ones. */
 void engine_fixture_start(struct engine_fixture *fixture, struct engine_options options);
 /* Frees the engine (unfinished requests end with FINISH_ERROR), the courier, the model. */
 void engine_fixture_stop(struct engine_fixture *fixture);
@@ -42,6 +48,8 @@ void engine_fixture_stop_engine(struct engine_fixture *fixture);
    holds one reference. scored: prompt_records are asked for. */
 struct request *engine_fixture_request(uint64_t seed, int n_prompt, int max_tokens, int n_choices,
                                        bool scored);
+/* The request's text becomes what the language of this notation (GBNF) allows. */
+void engine_fixture_constrain(struct engine_fixture *fixture, struct request *request, const char *gbnf);
 enum err engine_fixture_submit(struct engine_fixture *fixture, struct request *request);
 /* Until the courier has seen every choice finish. */
 void engine_fixture_wait(struct engine_fixture *fixture, struct request *request);

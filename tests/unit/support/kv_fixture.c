@@ -107,6 +107,56 @@ void kv_fixture_tables_free(struct kv_tables *tables)
     free(random);
 }
 
+/* ---- the codec ---- */
+
+const struct kv_fixture_bits kv_fixture_o2 = {2, 1, {"4211", "2222"}, {"2", "2"}};
+const struct kv_fixture_bits kv_fixture_o4 = {2, 2, {"4444", "4220"}, {"4", "0"}};
+const struct kv_fixture_bits kv_fixture_mixed = {
+    3,
+    1,
+    {"44222110|4211|2222|4441", "2222|1111|22110000|2210", "1111|11110000"},
+    {"2|4422|2111|1", "2|1100|2222", "1110|1"}};
+
+static void pattern_read(const char *patterns, int page, int n_groups, uint8_t *bits)
+{
+    int n_patterns = 1;
+    for (const char *c = patterns; *c; c++) n_patterns += *c == '|';
+    for (int skip = page % n_patterns; skip > 0; skip--) patterns = strchr(patterns, '|') + 1;
+    int length = (int)strcspn(patterns, "|");
+    for (int g = 0; g < n_groups; g++) bits[g] = (uint8_t)(patterns[g * length / n_groups] - '0');
+}
+
+struct kv_codec *kv_fixture_codec(const struct kv_shape *shape, const struct kv_tables *tables,
+                                  const struct kv_fixture_bits *bits)
+{
+    int n_pages = shape->n_layers * shape->n_kv_heads, n_groups = shape->head_dim / KV_CODE_GROUP;
+    struct kv_code *codes = memory_or_exit((size_t)(bits->n_parts * n_pages), sizeof *codes);
+    float *sigma = memory_or_exit((size_t)(n_pages * n_groups), sizeof *sigma);
+    struct kv_codec_spec spec = {.shape = *shape,
+                                 .tables = tables,
+                                 .n_parts = bits->n_parts,
+                                 .n_old_parts = bits->n_old_parts,
+                                 .key_sigma = sigma};
+    for (int page = 0; page < n_pages; page++) {
+        for (int g = 0; g < n_groups; g++)
+            sigma[page * n_groups + g] = exp2f(-(float)g * 3 / (float)n_groups);
+        for (int p = 0; p < bits->n_parts; p++) {
+            pattern_read(bits->keys[p], page, n_groups, codes[p * n_pages + page].key_bits);
+            pattern_read(bits->values[p], page, n_groups, codes[p * n_pages + page].value_bits);
+        }
+    }
+    for (int p = 0; p < bits->n_parts; p++) spec.codes[p] = codes + p * n_pages;
+    struct kv_codec *codec;
+    struct err_info info;
+    if (kv_codec_create(&spec, &codec, &info)) {
+        fprintf(stderr, "kv_fixture: %s\n", info.message);
+        exit(1);
+    }
+    free(codes);
+    free(sigma);
+    return codec;
+}
+
 /* ---- the sequence ---- */
 
 static float *gauss_array(size_t n, uint64_t *seed)
@@ -116,14 +166,12 @@ static float *gauss_array(size_t n, uint64_t *seed)
     return x;
 }
 
-void kv_fixture_init(struct kv_fixture *fixture, const struct kv_shape *shape, const struct kv_tables *tables,
-                     enum kv_kind kind, int recent_blocks, int n_tokens, int n_sinks, int scattered_sinks,
-                     uint64_t seed)
+void kv_fixture_init(struct kv_fixture *fixture, const struct kv_shape *shape, const struct kv_codec *codec,
+                     int recent_blocks, int n_tokens, int n_sinks, int scattered_sinks, uint64_t seed)
 {
     int n_blocks = (n_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
     *fixture = (struct kv_fixture){.shape = *shape,
-                                   .tables = tables,
-                                   .kind = kind,
+                                   .codec = codec,
                                    .recent_blocks = recent_blocks,
                                    .n_tokens = n_tokens,
                                    .n_blocks = n_blocks};
@@ -133,16 +181,18 @@ void kv_fixture_init(struct kv_fixture *fixture, const struct kv_shape *shape, c
     fixture->v = gauss_array(n * shape->n_kv_heads, &seed);
 
     size_t f16_bytes = kv_block_bytes(KV_F16, shape), sink_bytes = kv_block_bytes(KV_SINK, shape);
-    size_t coded_bytes = kind == KV_F16 ? 0 : kv_block_bytes(kind, shape);
+    int n_sealed = codec ? n_tokens / KV_BLOCK_TOKENS : 0, n_slots = 0;
     fixture->blocks = memory_or_exit((size_t)n_blocks, sizeof *fixture->blocks);
-    int n_slots = 0;
-    for (int b = 0; b < n_tokens / KV_BLOCK_TOKENS && kind != KV_F16; b++) {
+    for (int b = 0; b < n_sealed; b++) {
         uint64_t mask = b == 0 && n_sinks ? ~(uint64_t)0 >> (64 - n_sinks) : 0;
         if (scattered_sinks && b % 3 == 1) mask |= (uint64_t)1 << 5 | (uint64_t)1 << 17 | (uint64_t)1 << 63;
         fixture->blocks[b].sink_mask = mask;
         n_slots += __builtin_popcountll(mask);
     }
-    fixture->memory_bytes = (size_t)n_blocks * (f16_bytes + coded_bytes) + (size_t)n_slots * sink_bytes + 64;
+    size_t sealed_bytes = 0;
+    for (int p = 0; codec && p < codec->n_parts; p++) sealed_bytes += kv_codec_part_bytes(codec, p);
+    fixture->memory_bytes =
+        (size_t)n_blocks * f16_bytes + (size_t)n_sealed * sealed_bytes + (size_t)n_slots * sink_bytes + 64;
     fixture->memory = aligned_alloc(64, (fixture->memory_bytes + 63) / 64 * 64);
     fixture->sinks = memory_or_exit((size_t)n_slots, sizeof *fixture->sinks);
     if (!fixture->memory) exit(1);
@@ -153,8 +203,8 @@ void kv_fixture_init(struct kv_fixture *fixture, const struct kv_shape *shape, c
         struct kv_block_ref *block = &fixture->blocks[b];
         block->f16 = at, at += f16_bytes;
         block->f16_layer_stride = shape->n_kv_heads * kv_page_bytes(KV_F16, shape->head_dim);
-        block->coded_kind = kind;
-        if (coded_bytes && b < n_tokens / KV_BLOCK_TOKENS) block->coded = at, at += coded_bytes;
+        for (int p = 0; b < n_sealed && p < codec->n_parts; p++)
+            block->parts[p] = at, at += kv_codec_part_bytes(codec, p);
         block->sinks = slot;
         for (int i = 0; i < __builtin_popcountll(block->sink_mask); i++) *slot++ = at, at += sink_bytes;
     }
@@ -177,40 +227,61 @@ struct attention_span kv_fixture_span(const struct kv_fixture *fixture, int firs
                                    .first_pos = first,
                                    .n_blocks = (first + n - 1) / KV_BLOCK_TOKENS + 1,
                                    .blocks = fixture->blocks,
-                                   .all_f16 = fixture->kind == KV_F16,
+                                   .codec = fixture->codec,
                                    .recent_blocks = fixture->recent_blocks};
 }
 
-void kv_fixture_fill(struct kv_fixture *fixture, struct backend *backend, int chunk)
+static void fixture_store(struct kv_fixture *fixture, struct backend *backend, int layer, int chunk)
 {
     const struct kv_shape *shape = &fixture->shape;
-    int n_sealed = fixture->kind == KV_F16 ? 0 : fixture->n_tokens / KV_BLOCK_TOKENS;
+    size_t at = (size_t)layer * fixture->n_tokens * shape->n_kv_heads * shape->head_dim;
+    for (int first = 0; first < fixture->n_tokens; first += chunk) {
+        int n = first + chunk < fixture->n_tokens ? chunk : fixture->n_tokens - first;
+        struct attention_span span = kv_fixture_span(fixture, first, n, first);
+        struct kv_store_args store = {.shape = shape,
+                                      .layer = layer,
+                                      .n_spans = 1,
+                                      .spans = &span,
+                                      .k = fixture->k + at,
+                                      .v = fixture->v + at};
+        backend->kv_store(backend, &store);
+    }
+}
+
+/* n_parts 0: seal; else unseal. */
+static void complete_blocks_convert(struct kv_fixture *fixture, struct backend *backend, int n_parts)
+{
+    int n_sealed = fixture->codec ? fixture->n_tokens / KV_BLOCK_TOKENS : 0;
     const struct kv_block_ref **blocks = memory_or_exit((size_t)fixture->n_blocks, sizeof *blocks);
     int32_t *index = memory_or_exit((size_t)fixture->n_blocks, sizeof *index);
     for (int b = 0; b < n_sealed; b++) blocks[b] = &fixture->blocks[b], index[b] = b;
-    for (int layer = 0; layer < shape->n_layers; layer++) {
-        size_t at = (size_t)layer * fixture->n_tokens * shape->n_kv_heads * shape->head_dim;
-        for (int first = 0; first < fixture->n_tokens; first += chunk) {
-            int n = first + chunk < fixture->n_tokens ? chunk : fixture->n_tokens - first;
-            struct attention_span span = kv_fixture_span(fixture, first, n, first);
-            struct kv_store_args store = {.shape = shape,
-                                          .layer = layer,
-                                          .n_spans = 1,
-                                          .spans = &span,
-                                          .k = fixture->k + at,
-                                          .v = fixture->v + at};
-            backend->kv_store(backend, &store);
-        }
-        struct kv_seal_args seal = {.shape = shape,
-                                    .tables = fixture->tables,
+    for (int layer = 0; n_sealed && layer < fixture->shape.n_layers; layer++) {
+        struct kv_seal_args seal = {.codec = fixture->codec,
                                     .layer = layer,
                                     .n_blocks = n_sealed,
                                     .blocks = blocks,
                                     .block_index = index};
-        backend->kv_seal(backend, &seal);
+        n_parts ? backend->kv_unseal(backend, &seal, n_parts) : backend->kv_seal(backend, &seal);
     }
     free(blocks);
     free(index);
+}
+
+void kv_fixture_seal(struct kv_fixture *fixture, struct backend *backend)
+{
+    complete_blocks_convert(fixture, backend, 0);
+}
+
+void kv_fixture_unseal(struct kv_fixture *fixture, struct backend *backend, int n_parts)
+{
+    complete_blocks_convert(fixture, backend, n_parts);
+}
+
+void kv_fixture_fill(struct kv_fixture *fixture, struct backend *backend, int chunk)
+{
+    for (int layer = 0; layer < fixture->shape.n_layers; layer++)
+        fixture_store(fixture, backend, layer, chunk);
+    kv_fixture_seal(fixture, backend);
 }
 
 void kv_fixture_attend(const struct kv_fixture *fixture, struct backend *backend, int layer, int first, int n,
@@ -218,7 +289,6 @@ void kv_fixture_attend(const struct kv_fixture *fixture, struct backend *backend
 {
     struct attention_span span = kv_fixture_span(fixture, first, n, 0);
     struct attention_args args = {.shape = &fixture->shape,
-                                  .tables = fixture->tables,
                                   .layer = layer,
                                   .scale = 1 / sqrtf((float)fixture->shape.head_dim),
                                   .n_spans = 1,

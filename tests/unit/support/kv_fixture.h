@@ -5,13 +5,12 @@
 
 /*
  * A sequence with random queries, keys and values and all its blocks, for tests of the cache's kernels and
- * their benchmark. Every block keeps its f16 part; every complete block also has a coded part when `kind` is
- * not KV_F16. The caller asks for spans over any rows.
+ * their benchmark. Every block keeps its f16 page; every complete block also has all parts of the codec, when
+ * there is one. The caller asks for spans over any rows.
  */
 struct kv_fixture {
     struct kv_shape shape;
-    const struct kv_tables *tables;
-    enum kv_kind kind; /* of the complete blocks */
+    const struct kv_codec *codec; /* NULL: f16 */
     int recent_blocks;
     int n_tokens, n_blocks;
     float *q, *k, *v; /* [layers][n_tokens][heads][head_dim] */
@@ -31,11 +30,26 @@ struct kv_tables *kv_fixture_identity(const struct kv_shape *shape, int n_frames
 struct kv_tables *kv_fixture_tables(const struct kv_shape *shape, int n_frames, int has_means, uint64_t seed);
 void kv_fixture_tables_free(struct kv_tables *tables);
 
-/* n_sinks first tokens are sinks; with scattered_sinks a few in later blocks too. tables stay the caller's.
-   Exits when memory is short. Nothing is stored yet. */
-void kv_fixture_init(struct kv_fixture *fixture, const struct kv_shape *shape, const struct kv_tables *tables,
-                     enum kv_kind kind, int recent_blocks, int n_tokens, int n_sinks, int scattered_sinks,
-                     uint64_t seed);
+/* Bits of the parts. A pattern is a digit per group of channels, stretched or thinned to the groups that
+   there are: "4211", or "2" for all. Patterns joined by '|' are for one page (layer, head) after another,
+   over and over: "4211|2222". */
+struct kv_fixture_bits {
+    int n_parts, n_old_parts;
+    const char *keys[KV_MAX_PARTS], *values[KV_MAX_PARTS];
+};
+
+/* A few that exercise the formats: graded keys, old blocks at 2 bits and recent ones at 4 (o2); 4 bits for
+   all; three parts, pages that differ, groups without bits. */
+extern const struct kv_fixture_bits kv_fixture_o2, kv_fixture_o4, kv_fixture_mixed;
+
+/* With sigma that falls from group to group. The tables outlive it; kv_codec_free. */
+struct kv_codec *kv_fixture_codec(const struct kv_shape *shape, const struct kv_tables *tables,
+                                  const struct kv_fixture_bits *bits);
+
+/* codec NULL: f16; it stays the caller's. n_sinks first tokens are sinks; with scattered_sinks a few in later
+   blocks too. Exits when memory is short. Nothing is stored yet. */
+void kv_fixture_init(struct kv_fixture *fixture, const struct kv_shape *shape, const struct kv_codec *codec,
+                     int recent_blocks, int n_tokens, int n_sinks, int scattered_sinks, uint64_t seed);
 void kv_fixture_free(struct kv_fixture *fixture);
 
 /* Rows [first, first + n) as a span whose rows start at batch row first_row. */
@@ -43,6 +57,10 @@ struct attention_span kv_fixture_span(const struct kv_fixture *fixture, int firs
 
 /* Store all tokens of all layers (in calls of `chunk` tokens) and seal the complete blocks. */
 void kv_fixture_fill(struct kv_fixture *fixture, struct backend *backend, int chunk);
+
+/* Seal the complete blocks of all layers again, or bring their first n_parts parts back to f16. */
+void kv_fixture_seal(struct kv_fixture *fixture, struct backend *backend);
+void kv_fixture_unseal(struct kv_fixture *fixture, struct backend *backend, int n_parts);
 
 /* Attention of the rows [first, first + n) in one call; out [n][n_heads][head_dim]. */
 void kv_fixture_attend(const struct kv_fixture *fixture, struct backend *backend, int layer, int first, int n,

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FRAME_TOKENS = 256 };
-
 static void need(enum err err, const struct err_info *info)
 {
     if (!err) return;
@@ -24,28 +22,40 @@ static void *need_memory(void *memory)
 static void create_cache(struct rig *rig, const struct rig_setup *setup)
 {
     struct err_info info;
-    rig->policy.format = setup->format;
-    rig->policy.recent_blocks = setup->recent_blocks;
-    rig->policy.sink_tokens = setup->sink_tokens;
-    model_kv_shape(rig->model, &rig->policy.shape);
-    size_t bytes = (size_t)setup->max_sequences * (kv_policy_bytes(&rig->policy, setup->max_tokens) +
-                                                   kv_policy_step_bytes(&rig->policy, setup->max_rows));
-    need(kv_pool_create(&rig->policy.shape, bytes, &rig->pool, &info), &info);
-    rig->staging = need_memory(kv_staging_create(&rig->policy.shape, setup->max_rows, rig->backend));
-    if (setup->format == KV_FORMAT_F16) return;
-    int n_frames = setup->max_tokens / FRAME_TOKENS + 1;
-    rig->tables = need_memory(
-        kv_tables_identity(&rig->policy.shape, FRAME_TOKENS, n_frames, model_inv_freq(rig->model)));
+    struct kv_shape shape;
+    size_t class_bytes[KV_CLASSES] = {0}, most = 0;
+    model_kv_shape(rig->model, &shape);
+    need(kv_formats_create(&shape, setup->formats ? setup->formats : "f16", NULL,
+                           setup->max_tokens / KV_FRAME_TOKENS + 1, model_inv_freq(rig->model), &rig->formats,
+                           &info),
+         &info);
+    for (int f = 0; f < kv_formats_count(rig->formats); f++) {
+        struct kv_policy *policy = &rig->policies[f];
+        *policy = (struct kv_policy){.shape = shape,
+                                     .format = kv_formats_at(rig->formats, f),
+                                     .recent_blocks = setup->recent_blocks,
+                                     .sink_tokens = setup->sink_tokens};
+        kv_policy_classes(policy, class_bytes);
+        size_t bytes =
+            kv_policy_bytes(policy, setup->max_tokens) + kv_policy_step_bytes(policy, setup->max_rows);
+        if (bytes > most) most = bytes;
+    }
+    need(kv_pool_create_on(rig->backend, class_bytes, (size_t)setup->max_sequences * most, &rig->pool, &info),
+         &info);
+    rig->staging = need_memory(kv_staging_create(&shape, setup->max_rows, rig->backend));
 }
 
 struct rig *rig_create(const struct rig_setup *setup)
 {
     struct err_info info;
     struct rig *rig = need_memory(calloc(1, sizeof *rig));
+    rig->gguf = setup->gguf;
     if (setup->path) need(gguf_open(setup->path, &rig->gguf, &info), &info);
-    if (!setup->path) need(gguf_open_memory(setup->bytes, setup->length, &rig->gguf, &info), &info);
+    if (!setup->path && !rig->gguf)
+        need(gguf_open_memory(setup->bytes, setup->length, &rig->gguf, &info), &info);
     need(workers_create(setup->threads, &rig->workers, &info), &info);
-    need(backend_cpu_create(rig->workers, setup->level, &rig->backend, &info), &info);
+    const char *device = strncmp(setup->level, "cuda", 4) ? "cpu" : setup->level;
+    need(backend_create(device, rig->workers, setup->level, &rig->backend, &info), &info);
     rig->backend->activation_bits = setup->activation_bits;
     int max_logits = setup->max_logits ? setup->max_logits : setup->max_rows;
     need(model_load(rig->gguf, rig->backend, setup->max_rows, max_logits, &rig->model, &info), &info);
@@ -62,7 +72,7 @@ void rig_free(struct rig *rig)
 {
     kv_staging_free(rig->staging);
     kv_pool_free(rig->pool);
-    kv_tables_free(rig->tables);
+    kv_formats_free(rig->formats);
     model_free(rig->model);
     rig->backend->destroy(rig->backend);
     workers_free(rig->workers);
@@ -73,14 +83,19 @@ void rig_free(struct rig *rig)
     free(rig);
 }
 
-struct kv_sequence *rig_sequence(struct rig *rig)
+struct kv_sequence *rig_sequence_of(struct rig *rig, int format)
 {
     struct err_info info;
     struct kv_sequence *seq = NULL;
-    need(
-        kv_sequence_create(&rig->policy, rig->pool, rig->staging, rig->backend, rig->max_tokens, &seq, &info),
-        &info);
+    need(kv_sequence_create(&rig->policies[format], rig->pool, rig->staging, rig->backend, rig->max_tokens,
+                            &seq, &info),
+         &info);
     return seq;
+}
+
+struct kv_sequence *rig_sequence(struct rig *rig)
+{
+    return rig_sequence_of(rig, 0);
 }
 
 const float *rig_step(struct rig *rig, const struct rig_part *parts, int n_parts)
@@ -91,7 +106,6 @@ const float *rig_step(struct rig *rig, const struct rig_part *parts, int n_parts
         .n_spans = n_parts,
         .spans = rig->spans,
         .logit_rows = rig->logit_rows,
-        .tables = rig->tables,
     };
     const float *logits;
     kv_staging_reset(rig->staging);

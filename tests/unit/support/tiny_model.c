@@ -1,6 +1,6 @@
 #include "tests/unit/support/tiny_model.h"
 
-#include "tests/unit/support/gguf_writer.h"
+#include "model/gguf_writer.h"
 
 #include <assert.h>
 #include <math.h>

@@ -1,0 +1,60 @@
+#ifndef CONFIG_OPTION_ROWS_H
+#define CONFIG_OPTION_ROWS_H
+
+/*
+ * Rows that several commands have in their option tables (config/option.h): the same name, meaning and words
+ * everywhere. `at` is the field's offset in the command's struct.
+ */
+#define OPTION_ROW_THREADS(at)                                                                               \
+    {                                                                                                        \
+        .name = "threads", .group = "Processor", .kind = OPTION_INT, .offset = (at), .default_value = "0",   \
+        .max = 1024, .aliases = "-t", .metavar = "N",                                                        \
+        .help = "threads that compute; 0: as many as there are processors for this process"                  \
+    }
+
+#define OPTION_ROW_DEVICE(at)                                                                                \
+    {                                                                                                        \
+        .name = "device", .group = "Processor", .kind = OPTION_TEXT, .offset = (at),                         \
+        .default_value = "auto", .metavar = "DEVICE",                                                        \
+        .help =                                                                                              \
+            "what computes: cpu, cuda, cuda:N, or auto: the first card when there is one, otherwise the "    \
+            "CPU"                                                                                            \
+    }
+
+#define OPTION_ROW_CPU(at)                                                                                   \
+    {                                                                                                        \
+        .name = "cpu", .group = "Processor", .kind = OPTION_CHOICE, .offset = (at), .default_value = "auto", \
+        .choices = "auto|scalar|avx2|avx512",                                                                \
+        .help = "instructions that may be used; results do not depend on it"                                 \
+    }
+
+#define OPTION_ROW_SHAPE(heading, at, initial, what)                                                         \
+    {                                                                                                        \
+        .name = "shape", .group = (heading), .kind = OPTION_TEXT, .offset = (at),                            \
+        .default_value = (initial), .metavar = "SHAPE",                                                      \
+        .help = what                                                                                         \
+            ": smollm2-135m, qwen-0.5b, qwen-1.5b, llama-1b, qwen-7b, llama-8b, llama-70b; or keys with "    \
+            "commas between, alone or after a name: layers, width, heads, kv-heads, head-dim, ff, vocab, "   \
+            "ctx, type, seed (llama-8b,layers=4)"                                                            \
+    }
+
+#define OPTION_ROW_LOAD_FORMAT(heading, at)                                                                  \
+    {                                                                                                        \
+        .name = "load-format", .group = (heading), .kind = OPTION_CHOICE, .offset = (at),                    \
+        .default_value = "gguf", .choices = "gguf|dummy",                                                    \
+        .help = "dummy: random weights in the sizes of --shape instead of a file, to measure what a model "  \
+                "costs without having it"                                                                    \
+    }
+
+#define OPTION_ROW_JSON(heading, at)                                                                         \
+    {                                                                                                        \
+        .name = "json", .group = (heading), .kind = OPTION_FLAG, .offset = (at), .help = "print JSON"        \
+    }
+
+#define OPTION_ROW_HELP(heading, at)                                                                         \
+    {                                                                                                        \
+        .name = "help", .group = (heading), .kind = OPTION_FLAG, .offset = (at), .aliases = "-h",            \
+        .help = "print this and exit"                                                                        \
+    }
+
+#endif

@@ -1,0 +1,109 @@
+#ifndef KERNELS_CUDA_CUDA_H
+#define KERNELS_CUDA_CUDA_H
+
+#include "kernels/backend.h"
+#include "kernels/cuda/launch.h"
+
+#include <stdbool.h>
+
+/*
+ * The CUDA backend's own state (struct backend.state). All work goes to one stream, in order; the host waits
+ * only in download. An error of the card is kept (the first one) and told by backend->failure: from then on
+ * every operation does nothing.
+ */
+
+enum { CUDA_MAX_CODECS = 16 };
+
+/* Memory of the card that grows when more is asked for. */
+struct cuda_buffer {
+    void *memory;
+    size_t bytes;
+};
+
+/* What the kernels need to know of the spans of a step: blocks, spans, rows, tiles. */
+struct cuda_table {
+    const struct attention_span *announced; /* by step_begin; NULL: filled for one call */
+    int n_announced;
+    int n_rows;
+    int tiles_group; /* query heads per KV head that cuda_state.tiles was made for; 0: not made */
+    struct cuda_buffer device;
+    char *host; /* the same bytes */
+    size_t host_bytes;
+    const struct cuda_span *spans; /* into device */
+    const struct cuda_row *rows;
+};
+
+/* A codec's arrays on the card, known by its serial number. */
+struct cuda_resident {
+    uint64_t serial;
+    struct cuda_codec *codec;
+    void *memory;
+    size_t stage_bytes; /* largest part 0 of a page */
+    bool has_mean;
+    size_t walk_stage_bytes; /* struct cuda_walk */
+    int n_basis_steps, place_blocks;
+};
+
+struct cuda_ranges; /* memory.c */
+
+/* Tiles of one codec that a launch of walks takes: struct cuda_walk. */
+struct cuda_batch {
+    const struct cuda_resident *codec; /* NULL: f16 */
+    int first_tile, n_tiles, first_item, n_items, first_slot, n_slots, most_slots;
+};
+
+struct cuda_state {
+    int device;
+    cudaStream_t stream;
+    char name[160];
+    char failure[200]; /* empty: none */
+    struct cuda_buffer tokens;
+    struct cuda_table table;               /* spans */
+    struct cuda_table sealed;              /* blocks of a seal */
+    struct cuda_table tiles;               /* of the table's spans; only device and host are used */
+    int n_tiles, tile_segments, tile_rows; /* their number, the most segments and rows of one */
+    struct cuda_buffer partials;
+    struct cuda_resident codecs[CUDA_MAX_CODECS];
+    int n_codecs; /* ever made resident; the oldest makes room */
+    struct cuda_ranges *ranges;
+    struct cuda_batch *batches; /* [n_batches], of cuda_state.tiles; room for most_batches */
+    int n_batches, most_batches, walk_columns;
+    size_t items_at; /* in tiles' memory */
+    int n_processors, most_shared_bytes;
+    bool is_plain; /* attention by the readable kernel */
+    bool is_tiled; /* by the former one */
+    int walk_warps, walk_stages;
+};
+
+static inline struct cuda_state *cuda_state(const struct backend *backend)
+{
+    return backend->state;
+}
+
+/* True when error is cudaSuccess; otherwise the first one is kept with the operation's name. */
+bool cuda_check(struct cuda_state *cuda, cudaError_t error, const char *operation);
+
+/* At least bytes; content is lost when it grows. False when the card is full. */
+bool cuda_buffer_need(struct cuda_state *cuda, struct cuda_buffer *buffer, size_t bytes);
+
+/* Room for bytes on both sides of a table. */
+bool cuda_table_need(struct cuda_state *cuda, struct cuda_table *table, size_t bytes);
+
+/* codec.c: a codec's arrays on the card; NULL after an error. */
+const struct cuda_resident *cuda_codec_resident(struct cuda_state *cuda, const struct kv_codec *codec);
+
+/* walk.c: attention by the kernels of walk.cuh, of the spans that the table was filled from. */
+void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *args,
+                         const struct cuda_attention *attention);
+
+/* kv.c: rows of a span that stand in one block, at_once at most, from row r on. */
+int cuda_tile_rows(const struct attention_span *span, int r, int at_once);
+
+/* weights.c, kv.c, memory.c: their operations into the table; what they hold is given back. */
+void cuda_fill_weights(struct backend *backend);
+void cuda_fill_kv(struct backend *backend);
+void cuda_free_kv(struct cuda_state *cuda);
+enum err cuda_fill_memory(struct backend *backend, struct err_info *info);
+void cuda_free_memory(struct cuda_state *cuda);
+
+#endif

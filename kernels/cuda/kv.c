@@ -1,0 +1,314 @@
+#include "kernels/cuda/cuda.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * The cache's operations: block tables brought to the card once a step, and the kernels called.
+ */
+
+/* ---- tables ---- */
+
+static size_t rounded(size_t bytes)
+{
+    return (bytes + 15) / 16 * 16;
+}
+
+bool cuda_table_need(struct cuda_state *cuda, struct cuda_table *table, size_t bytes)
+{
+    if (!cuda_buffer_need(cuda, &table->device, bytes)) return false;
+    if (bytes <= table->host_bytes) return true;
+    free(table->host);
+    table->host = malloc(table->device.bytes);
+    table->host_bytes = table->host ? table->device.bytes : 0;
+    if (table->host) return true;
+    return cuda_check(cuda, cudaErrorMemoryAllocation, "block tables");
+}
+
+/* Blocks and the addresses of their sinks, at most n_blocks of them, one after the other. */
+struct block_writer {
+    struct cuda_block *blocks;
+    char **sinks;
+    const char *host, *device; /* where the table stands on either side */
+    size_t n_blocks, n_sinks;
+};
+
+static void block_write(struct block_writer *writer, const struct kv_block_ref *ref)
+{
+    int n_sinks = __builtin_popcountll(ref->sink_mask);
+    struct cuda_block *block = &writer->blocks[writer->n_blocks++];
+    char **sinks = writer->sinks + writer->n_sinks;
+    *block =
+        (struct cuda_block){.f16 = ref->f16,
+                            .f16_layer_stride = ref->f16_layer_stride,
+                            .sink_mask = ref->sink_mask,
+                            .sinks = (char *const *)(writer->device + ((const char *)sinks - writer->host))};
+    memcpy(block->parts, ref->parts, sizeof block->parts);
+    for (int s = 0; s < n_sinks; s++) sinks[s] = ref->sinks[s];
+    writer->n_sinks += (size_t)n_sinks;
+}
+
+/* ---- spans ---- */
+
+static void span_write(struct cuda_table *table, struct block_writer *writer,
+                       const struct attention_span *span, const struct cuda_codec *codec, int index)
+{
+    struct cuda_span *out = (struct cuda_span *)table->host + index;
+    struct cuda_row *rows = (struct cuda_row *)(table->host + ((const char *)table->rows - writer->device));
+    *out = (struct cuda_span){.first_row = span->first_row,
+                              .n_rows = span->n_rows,
+                              .first_pos = span->first_pos,
+                              .recent_blocks = span->recent_blocks,
+                              .codec = codec};
+    const char *blocks = (const char *)(writer->blocks + writer->n_blocks);
+    out->blocks = (const struct cuda_block *)(writer->device + (blocks - writer->host));
+    int n_blocks = (span->first_pos + span->n_rows - 1) / KV_BLOCK_TOKENS + 1;
+    for (int b = 0; b < n_blocks; b++) block_write(writer, &span->blocks[b]);
+    for (int r = 0; r < span->n_rows; r++)
+        rows[span->first_row + r] = (struct cuda_row){index, span->first_pos + r};
+}
+
+/* Fills cuda->table from the spans, whose rows are 0, 1 ... without gaps, and sends it to the card. */
+static bool table_fill(struct cuda_state *cuda, const struct attention_span *spans, int n_spans)
+{
+    struct cuda_table *table = &cuda->table;
+    size_t n_blocks = 0, n_sinks = 0, n_rows = 0;
+    for (int i = 0; i < n_spans; i++) {
+        int n = (spans[i].first_pos + spans[i].n_rows - 1) / KV_BLOCK_TOKENS + 1;
+        size_t end = (size_t)(spans[i].first_row + spans[i].n_rows);
+        n_blocks += (size_t)n;
+        n_rows = end > n_rows ? end : n_rows;
+        for (int b = 0; b < n; b++) n_sinks += (size_t)__builtin_popcountll(spans[i].blocks[b].sink_mask);
+    }
+    size_t rows_at = rounded((size_t)n_spans * sizeof(struct cuda_span));
+    size_t blocks_at = rows_at + rounded(n_rows * sizeof(struct cuda_row));
+    size_t sinks_at = blocks_at + n_blocks * sizeof(struct cuda_block),
+           bytes = sinks_at + n_sinks * sizeof(char *);
+    if (!cuda_table_need(cuda, table, bytes)) return false;
+    char *device = table->device.memory;
+    table->spans = (const struct cuda_span *)device;
+    table->rows = (const struct cuda_row *)(device + rows_at);
+    table->n_rows = (int)n_rows;
+    table->tiles_group = 0;
+    struct block_writer writer = {.blocks = (struct cuda_block *)(table->host + blocks_at),
+                                  .sinks = (char **)(table->host + sinks_at),
+                                  .host = table->host,
+                                  .device = device};
+    memset(table->host + rows_at, 0xff, n_rows * sizeof(struct cuda_row)); /* span -1: nobody's */
+    for (int i = 0; i < n_spans; i++) {
+        const struct cuda_resident *codec = spans[i].codec ? cuda_codec_resident(cuda, spans[i].codec) : NULL;
+        if (spans[i].codec && !codec) return false;
+        span_write(table, &writer, &spans[i], codec ? codec->codec : NULL, i);
+    }
+    return cuda_check(cuda, cudaMemcpyAsync(device, table->host, bytes, cudaMemcpyHostToDevice, cuda->stream),
+                      "block tables");
+}
+
+/* The announced table, or one for this call alone. */
+static bool table_get(struct cuda_state *cuda, const struct attention_span *spans, int n_spans)
+{
+    struct cuda_table *table = &cuda->table;
+    if (cuda->failure[0]) return false;
+    if (table->announced && table->announced == spans && table->n_announced == n_spans) return true;
+    table->announced = NULL;
+    return table_fill(cuda, spans, n_spans);
+}
+
+static void kv_step_begin(struct backend *backend, int n_spans, const struct attention_span *spans)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    cuda->table.announced = NULL;
+    /* Which card launches go to is the thread's, and this one need not be the one that opened it. */
+    cudaSetDevice(cuda->device);
+    if (n_spans == 0 || cuda->failure[0] || !table_fill(cuda, spans, n_spans)) return;
+    cuda->table.announced = spans;
+    cuda->table.n_announced = n_spans;
+}
+
+/* ---- operations ---- */
+
+static void kv_store(struct backend *backend, const struct kv_store_args *args)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    if (args->n_spans == 0 || !table_get(cuda, args->spans, args->n_spans)) return;
+    struct cuda_store store = {.layer = args->layer,
+                               .n_kv_heads = args->shape->n_kv_heads,
+                               .head_dim = args->shape->head_dim,
+                               .n_rows = cuda->table.n_rows,
+                               .spans = cuda->table.spans,
+                               .rows = cuda->table.rows,
+                               .k = args->k,
+                               .v = args->v};
+    cuda_check(cuda, cuda_store_run(&store, cuda->stream), "kv_store");
+}
+
+/* The blocks and their indices to the card. */
+static bool seal_prepare(struct cuda_state *cuda, const struct kv_seal_args *args, struct cuda_seal *out)
+{
+    struct cuda_table *table = &cuda->sealed;
+    size_t n = (size_t)args->n_blocks, n_sinks = 0;
+    if (n == 0 || cuda->failure[0]) return false;
+    for (size_t i = 0; i < n; i++) n_sinks += (size_t)__builtin_popcountll(args->blocks[i]->sink_mask);
+    size_t sinks_at = n * sizeof(struct cuda_block), index_at = sinks_at + n_sinks * sizeof(char *);
+    size_t bytes = index_at + n * sizeof(int32_t);
+    const struct cuda_resident *codec = cuda_codec_resident(cuda, args->codec);
+    if (!codec || !cuda_table_need(cuda, table, bytes)) return false;
+    char *device = table->device.memory;
+    struct block_writer writer = {.blocks = (struct cuda_block *)table->host,
+                                  .sinks = (char **)(table->host + sinks_at),
+                                  .host = table->host,
+                                  .device = device};
+    for (size_t i = 0; i < n; i++) block_write(&writer, args->blocks[i]);
+    memcpy(table->host + index_at, args->block_index, n * sizeof(int32_t));
+    *out = (struct cuda_seal){.codec = codec->codec,
+                              .layer = args->layer,
+                              .n_blocks = args->n_blocks,
+                              .n_kv_heads = args->codec->shape.n_kv_heads,
+                              .head_dim = args->codec->shape.head_dim,
+                              .blocks = (const struct cuda_block *)device,
+                              .block_index = (const int32_t *)(device + index_at)};
+    return cuda_check(cuda, cudaMemcpyAsync(device, table->host, bytes, cudaMemcpyHostToDevice, cuda->stream),
+                      "blocks to seal");
+}
+
+static void kv_seal(struct backend *backend, const struct kv_seal_args *args)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    struct cuda_seal seal;
+    if (seal_prepare(cuda, args, &seal)) cuda_check(cuda, cuda_seal_run(&seal, cuda->stream), "kv_seal");
+}
+
+static void kv_unseal(struct backend *backend, const struct kv_seal_args *args, int n_parts)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    struct cuda_seal seal;
+    if (seal_prepare(cuda, args, &seal))
+        cuda_check(cuda, cuda_unseal_run(&seal, n_parts, cuda->stream), "kv_unseal");
+}
+
+int cuda_tile_rows(const struct attention_span *span, int r, int at_once)
+{
+    int left = span->n_rows - r, in_block = KV_BLOCK_TOKENS - (span->first_pos + r) % KV_BLOCK_TOKENS;
+    int n = left < in_block ? left : in_block;
+    return n < at_once ? n : at_once;
+}
+
+/* The spans' tiles, once for all layers of a step. */
+static bool tiles_fill(struct cuda_state *cuda, const struct attention_args *args, int group)
+{
+    int at_once = cuda_attention_tile_tokens(group), n = 0, rows = 0, segments = 0;
+    if (cuda->table.tiles_group == group) return true;
+    if (!cuda_table_need(cuda, &cuda->tiles, (size_t)cuda->table.n_rows * sizeof(struct cuda_tile)))
+        return false;
+    struct cuda_tile *tiles = (struct cuda_tile *)cuda->tiles.host;
+    for (int i = 0; i < args->n_spans; i++) {
+        const struct attention_span *span = &args->spans[i];
+        int here = cuda_attention_segments(span->first_pos + span->n_rows - 1);
+        segments = here > segments ? here : segments;
+        for (int r = 0, step; r < span->n_rows; r += step) {
+            step = cuda_tile_rows(span, r, at_once);
+            rows = step > rows ? step : rows;
+            tiles[n++] = (struct cuda_tile){
+                .span = i, .first_row = span->first_row + r, .n_rows = step, .position = span->first_pos + r};
+        }
+    }
+    cuda->n_tiles = n;
+    cuda->tile_rows = rows;
+    cuda->tile_segments = segments;
+    cuda->table.tiles_group = group;
+    return cuda_check(cuda,
+                      cudaMemcpyAsync(cuda->tiles.device.memory, tiles, (size_t)n * sizeof *tiles,
+                                      cudaMemcpyHostToDevice, cuda->stream),
+                      "tiles");
+}
+
+/* Tiles in as many launches as the room for partial results asks for. */
+static void attention_launch(struct cuda_state *cuda, const struct attention_args *args,
+                             struct cuda_attention *attention)
+{
+    enum { PARTIAL_BYTES = 256 << 20, MOST_TILES = 32768 };
+    int group = args->shape->n_heads / args->shape->n_kv_heads, stage_bytes = 0, has_mean = 0;
+    if (!tiles_fill(cuda, args, group)) return;
+    attention->tiles = cuda->tiles.device.memory;
+    for (int i = 0; i < args->n_spans; i++) {
+        const struct cuda_resident *codec =
+            args->spans[i].codec ? cuda_codec_resident(cuda, args->spans[i].codec) : NULL;
+        if (codec && (int)codec->stage_bytes > stage_bytes) stage_bytes = (int)codec->stage_bytes;
+        has_mean |= codec && codec->has_mean;
+    }
+    if (stage_bytes) stage_bytes += 8 * 16; /* between the row tiles of keys */
+    int columns = cuda->tile_rows * (group < 8 ? group : 8);
+    size_t tile_bytes = cuda_attention_partial_floats(attention, cuda->tile_segments) * sizeof(float);
+    int at_once = (int)(PARTIAL_BYTES / tile_bytes);
+    at_once = at_once < 1 ? 1 : at_once > MOST_TILES ? MOST_TILES : at_once;
+    int most = cuda->n_tiles < at_once ? cuda->n_tiles : at_once;
+    if (!cuda_buffer_need(cuda, &cuda->partials, (size_t)most * tile_bytes)) return;
+    for (int first = 0; first < cuda->n_tiles; first += at_once) {
+        int n = cuda->n_tiles - first < at_once ? cuda->n_tiles - first : at_once;
+        cuda_check(cuda,
+                   cuda_attention_run(attention, first, n, cuda->tile_segments, stage_bytes,
+                                      has_mean ? columns : 0, cuda->partials.memory, cuda->stream),
+                   "attention");
+    }
+}
+
+static bool is_fast(const struct cuda_state *cuda, int head_dim)
+{
+    return !cuda->is_plain && (head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256);
+}
+
+static void kv_attention(struct backend *backend, const struct attention_args *args)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    if (args->n_spans == 0 || !table_get(cuda, args->spans, args->n_spans)) return;
+    struct cuda_attention attention = {.layer = args->layer,
+                                       .n_heads = args->shape->n_heads,
+                                       .n_kv_heads = args->shape->n_kv_heads,
+                                       .head_dim = args->shape->head_dim,
+                                       .n_rows = cuda->table.n_rows,
+                                       .scale = args->scale * (float)M_LOG2E,
+                                       .spans = cuda->table.spans,
+                                       .rows = cuda->table.rows,
+                                       .q = args->q,
+                                       .out = args->out};
+    if (is_fast(cuda, args->shape->head_dim) && cuda->is_tiled)
+        attention_launch(cuda, args, &attention);
+    else if (is_fast(cuda, args->shape->head_dim))
+        cuda_walk_attention(cuda, args, &attention);
+    else
+        cuda_check(cuda, cuda_attention_plain_run(&attention, cuda->stream), "attention");
+}
+
+void cuda_fill_kv(struct backend *backend)
+{
+    backend->step_begin = kv_step_begin;
+    backend->kv_store = kv_store;
+    backend->kv_seal = kv_seal;
+    backend->kv_unseal = kv_unseal;
+    backend->attention = kv_attention;
+}
+
+static void table_free(struct cuda_table *table)
+{
+    cudaFree(table->device.memory);
+    free(table->host);
+    *table = (struct cuda_table){0};
+}
+
+void cuda_free_kv(struct cuda_state *cuda)
+{
+    for (int i = 0; i < CUDA_MAX_CODECS; i++) {
+        cudaFree(cuda->codecs[i].memory);
+        cuda->codecs[i] = (struct cuda_resident){0};
+    }
+    table_free(&cuda->table);
+    table_free(&cuda->sealed);
+    table_free(&cuda->tiles);
+    cudaFree(cuda->partials.memory);
+    cuda->partials = (struct cuda_buffer){0};
+    free(cuda->batches);
+    cuda->batches = NULL;
+    cuda->n_batches = cuda->most_batches = 0;
+}

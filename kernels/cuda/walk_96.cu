@@ -1,0 +1,3 @@
+#include "kernels/cuda/walk_kernel.cuh"
+
+template cudaError_t walk_launch<96>(const cuda_walk &walk, cudaStream_t stream);

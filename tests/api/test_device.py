@@ -1,0 +1,177 @@
+"""The CUDA backend behind the API, on the card that tests/cuda/emulator plays (cmake --preset emulated): the same
+requests as on the CPU, errors of the card, and cards that are too small."""
+import json
+import threading
+
+import pytest
+import requests
+
+from conftest import EMULATED, PATIENCE_S, Server, wait_until
+
+pytestmark = pytest.mark.skipif(not EMULATED, reason="needs the emulated card: cmake --preset emulated")
+PROMPT = [(i * 37) % 240 + 5 for i in range(150)]
+OPTIONS = ("--ctx-size", 512, "--kv-recent", 1, "--kv-cache-bytes", 64 << 20)
+
+
+def device(server):
+    return next(k for k in server.metrics() if "emulated" in k or "cpu (" in k)
+
+
+def test_logprobs_of_the_cpu(start):
+    """A random model has no opinions, so it is logprobs that are compared, not words."""
+    scores = {}
+    for name in ("cpu", "cuda"):
+        server = start(*OPTIONS, "--device", name)
+        assert ("emulated" in device(server)) == (name == "cuda")
+        for kv_format in ("f16", "o2"):
+            reply = server.complete(PROMPT, echo=True, logprobs=1, max_tokens=0, kv_format=kv_format)
+            scores[name, kv_format] = reply["choices"][0]["logprobs"]["token_logprobs"][1:]
+        server.stop()
+    for kv_format, limit in (("f16", 0.01), ("o2", 0.1)):  # noise of fp16; with o2 it turns some codes
+        errors = [abs(a - b) for a, b in zip(scores["cpu", kv_format], scores["cuda", kv_format])]
+        assert sum(errors) / len(errors) < limit
+
+
+def test_batches_chunks_and_hits_change_nothing(start):
+    server = start(*OPTIONS, "--device", "cuda", "--max-batch-tokens", 48, "--parallel", 4)
+    body = {"max_tokens": 20, "temperature": 0, "ignore_eos": True, "logprobs": 1}
+
+    def tokens(prompt):
+        return server.complete(prompt, kv_format="o2", **body)["choices"][0]["logprobs"]
+
+    prompts = [PROMPT[:n] for n in (140, 70, 9)]
+    alone = [tokens(p) for p in prompts]
+    again = [None] * len(prompts)
+
+    def run(i):
+        again[i] = tokens(prompts[i])
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(prompts))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert again == alone
+    assert server.metrics()["octavo_prefix_cache_hit_tokens_total"] > 0
+    server.stop()
+
+
+@pytest.fixture
+def breakable(start, tmp_path):
+    """A server of one place, and a function that makes the card's next launches fail."""
+    path = tmp_path / "fail"
+    server = start(*OPTIONS, "--device", "cuda", "--parallel", 1, environment={"OCTAVO_EMULATED_FAIL": str(path)})
+    return server, lambda n: (tmp_path / "new").write_text(f"{n}\n") and (tmp_path / "new").rename(path)
+
+
+def health(server):
+    reply = requests.get(server.url + "/health", timeout=PATIENCE_S)
+    return reply.status_code, reply.json()["status"]
+
+
+class Background(threading.Thread):
+    def __init__(self, server, **body):
+        super().__init__()
+        self.server, self.body = server, {"temperature": 0, "ignore_eos": True, **body}
+        self.start()
+
+    def run(self):
+        self.reply = self.server.post(**self.body)
+
+    def wait(self):
+        self.join(PATIENCE_S)
+        return self.reply
+
+
+def run_long(server):
+    """A request that runs, for longer than any test."""
+    running = Background(server, prompt=PROMPT, max_tokens=300)
+    wait_until(lambda: server.metrics()["octavo_sequences_running"] == 1, "the request runs")
+    return running
+
+
+def test_restart(breakable):
+    server, fail = breakable
+    expected = server.complete(PROMPT, max_tokens=5, temperature=0, ignore_eos=True)["choices"]
+    body = {"prompt": PROMPT[:8], "max_tokens": 480, "ignore_eos": True, "stream": True}
+    running = requests.post(server.url + "/v1/completions", json=body, stream=True, timeout=PATIENCE_S)
+    lines = (line for line in running.iter_lines() if line)
+    next(lines)
+    queued = Background(server, prompt=PROMPT, max_tokens=5)
+    wait_until(lambda: server.metrics()["octavo_sequences_waiting"] == 1, "the second request waits")
+    fail(1)
+    last = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")][-1]
+    assert last["error"]["code"] == "device_failed" and "illegal memory access" in last["error"]["message"]
+    assert queued.wait().status_code == 200, "what waited was computed after the restart"
+    assert queued.reply.json()["choices"] == expected
+    assert health(server) == (200, "ok")
+    assert server.metrics()["octavo_backend_restarts_total"] == 1
+    assert server.outcomes()["error"] == 1
+    wait_until(server.is_idle, "all sequences are gone")
+    server.stop()
+
+
+def test_several_attempts(breakable):
+    """The device fails again in the first two warm-ups; who waits is served by the third attempt."""
+    server, fail = breakable
+    running = run_long(server)
+    queued = Background(server, prompt=PROMPT[:20], max_tokens=5)
+    wait_until(lambda: server.metrics()["octavo_sequences_waiting"] == 1, "the second request waits")
+    fail(3)
+    assert running.wait().status_code == 503 and running.reply.json()["error"]["code"] == "device_failed"
+    assert int(running.reply.headers["Retry-After"]) > 0
+    wait_until(lambda: health(server) == (503, "restarting"), "/health tells of the restart")
+    assert queued.wait().status_code == 200
+    assert health(server) == (200, "ok") and server.metrics()["octavo_backend_restarts_total"] == 1
+    assert "restart 2 of 5" in server.log()
+    server.stop()
+
+
+def test_given_up(breakable):
+    server, fail = breakable
+    running = run_long(server)
+    fail(1000)
+    assert running.wait().status_code == 503
+    wait_until(lambda: health(server) == (503, "failed"), "the engine gives up")
+    late = server.post(prompt="Hello", max_tokens=1)
+    assert late.status_code == 503 and late.json()["error"]["code"] == "device_failed"
+    assert server.metrics()["octavo_sequences_waiting"] == 0
+    server.stop()
+
+
+def test_stop_during_restart(breakable):
+    server, fail = breakable
+    running = run_long(server)
+    fail(1000)
+    running.wait()
+    wait_until(lambda: health(server)[1] == "restarting", "/health tells of the restart")
+    server.stop()
+
+
+@pytest.mark.parametrize("memory, options, named", [
+    (256 << 10, (), "weights"),
+    (2 << 20, ("--max-batch-tokens", 4096), "--max-batch-tokens"),
+    (64 << 20, ("--kv-cache-bytes", 1 << 30), "--kv-cache-bytes"),
+])
+def test_card_too_small(start, memory, options, named):
+    """The message says what there is, what is needed, and what to lower."""
+    server = start("--ctx-size", 512, "--device", "cuda", *options, wait=False,
+                   environment={"OCTAVO_EMULATED_MEMORY": str(memory)})
+    assert server.process.wait(PATIENCE_S) in (1, 2)
+    last = server.log().splitlines()[-1]
+    assert named in last and "bytes" in last, server.log()
+
+
+def test_prompt_cache_of_the_card(start, tmp_path):
+    """Blocks leave the card and come back; those of the CPU are others."""
+    options = (*OPTIONS, "--prompt-cache", tmp_path / "cache")
+    body = {"max_tokens": 8, "temperature": 0, "ignore_eos": True, "logprobs": 1, "kv_format": "o2"}
+    first = start(*options, "--device", "cuda")
+    expected = first.complete(PROMPT, **body)
+    first.stop()
+    second = start(*options, "--device", "cuda")
+    again = second.complete(PROMPT, **body)
+    assert again["choices"] == expected["choices"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 64
+    second.stop()
+    other = start(*options, "--device", "cpu", wait=False)
+    assert other.process.wait(PATIENCE_S) == 1 and "made with another" in other.log()

@@ -1,0 +1,346 @@
+/*
+ * cuda_parity: the CUDA backend against the CPU's, and against the formulas in double precision, on a machine
+ * with a card; without one it says so and exits with 77, which CTest counts as skipped.
+ *
+ *   rows and elements      within fp32 noise of the CPU
+ *   products               within fp16 noise of the CPU at 16 bits; a token's bits do not depend on the batch
+ *   kv_store, kv_seal      codes, scales and sinks equal to the CPU's, bit for bit; kv_unseal likewise
+ *   attention              the plain kernel within 1e-5 of the formulas, the fast one within 1e-3, the former
+ *                          one within 2e-3 (fp16 factors of queries: 4.7e-3 of a row was seen); a row's bits
+ * do not depend on the batch or the chunk
+ *
+ * On the emulated card (tests/cuda/emulator) the same, over fewer tokens.
+ */
+#include "kernels/workers.h"
+#include "tests/unit/support/attention_reference.h"
+#include "tests/unit/support/kv_fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef OCTAVO_CUDA_EMULATED
+enum { IS_EMULATED = 1 };
+#else
+enum { IS_EMULATED = 0 };
+#endif
+
+static struct backend *cpu, *cuda;
+static int is_plain, is_tiled;
+static int n_checks, n_failed;
+
+static void check(int good, const char *what, const char *detail, double value)
+{
+    n_checks++;
+    n_failed += !good;
+    if (!good) printf("FAILED %s %s (%g)\n", what, detail, value);
+    fflush(stdout);
+}
+
+static float *gauss(size_t n, uint64_t seed)
+{
+    float *x = malloc(n * sizeof *x);
+    if (!x) exit(1);
+    for (size_t i = 0; i < n; i++) x[i] = kv_fixture_gauss(&seed);
+    return x;
+}
+
+/* Host memory on the card, and back. */
+static void *to_card(const void *from, size_t bytes)
+{
+    void *memory = cuda->alloc(cuda, bytes);
+    if (!memory) {
+        printf("out of memory on the card\n");
+        exit(1);
+    }
+    cuda->upload(cuda, memory, from, bytes);
+    return memory;
+}
+
+static void *to_host(const void *from, size_t bytes)
+{
+    void *memory = malloc(bytes);
+    if (!memory) exit(1);
+    cuda->download(cuda, memory, from, bytes);
+    return memory;
+}
+
+/* The largest difference in units of the reference's RMS. */
+static double error_of(const float *x, const float *reference, size_t n)
+{
+    double most = 0, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)x[i] - (double)reference[i]);
+        most = e > most || isnan(e) ? e : most;
+        sum += (double)reference[i] * (double)reference[i];
+    }
+    return most / sqrt(sum / (double)n);
+}
+
+/* ---- rows ---- */
+
+static void check_rows(int rows, int n)
+{
+    size_t size = (size_t)rows * (size_t)n, bytes = size * sizeof(float);
+    float *x = gauss(size, 1), *y = gauss(size, 2), *gain = gauss((size_t)n, 3);
+    float *out = malloc(bytes), *card = to_card(x, bytes), *card_y = to_card(y, bytes);
+    float *card_gain = to_card(gain, (size_t)n * sizeof *gain);
+    cpu->rmsnorm(cpu, x, gain, 1e-5f, rows, n, out);
+    cuda->rmsnorm(cuda, card, card_gain, 1e-5f, rows, n, card);
+    cpu->swiglu(cpu, out, y, size, out);
+    cuda->swiglu(cuda, card, card_y, size, card);
+    cpu->add(cpu, out, y, size);
+    cuda->add(cuda, card, card_y, size);
+    int head_dim = 64, heads = n / head_dim;
+    if (heads) {
+        cpu->rope(cpu, out, rows, heads, head_dim, x, y);
+        float *cosines = to_card(x, bytes);
+        cuda->rope(cuda, card, rows, heads, head_dim, cosines, card_y);
+        cuda->free(cuda, cosines);
+    }
+    float *got = to_host(card, bytes);
+    double error = error_of(got, out, size);
+    check(error < 1e-4, "rows", "", error);
+    free(x), free(y), free(gain), free(out), free(got);
+    cuda->free(cuda, card), cuda->free(cuda, card_y), cuda->free(cuda, card_gain);
+}
+
+/* ---- products ---- */
+
+static void check_matmul(int n_rows, int n_cols)
+{
+    enum { MOST = 300 };
+    static const int counts[] = {1, 7, 16, 17, 64, 129, MOST};
+    size_t n_weights = (size_t)n_rows * (size_t)n_cols;
+    float *data = gauss(n_weights, 4), *x = gauss((size_t)MOST * (size_t)n_cols, 5);
+    float *bias = gauss((size_t)n_rows, 6);
+    for (int c = 0; c < n_cols; c++) x[c] *= 1e6f; /* the first token needs its scale */
+    struct weight_source source = {.name = "test",
+                                   .dtype = DTYPE_F32,
+                                   .n_rows = n_rows,
+                                   .n_cols = n_cols,
+                                   .data = data,
+                                   .multiply = true};
+    struct weight *on_cpu, *on_card;
+    struct err_info info;
+    if (cpu->weight_create(cpu, &source, &on_cpu, &info) ||
+        cuda->weight_create(cuda, &source, &on_card, &info)) {
+        printf("%s\n", info.message);
+        exit(1);
+    }
+    struct acts *cpu_acts = cpu->acts_create(cpu, MOST, n_cols, 16),
+                *acts = cuda->acts_create(cuda, MOST, n_cols, 16);
+    size_t n_out = (size_t)MOST * (size_t)n_rows;
+    float *out = malloc(n_out * sizeof *out), *first = NULL;
+    float *card_x = to_card(x, (size_t)MOST * (size_t)n_cols * sizeof *x);
+    float *card_bias = to_card(bias, (size_t)n_rows * sizeof *bias), *card_out = cuda->alloc(cuda, n_out * 4);
+    cpu->prepare(cpu, x, MOST, n_cols, cpu_acts);
+    cpu->matmul(cpu, on_cpu, cpu_acts, bias, out);
+    for (int i = (int)(sizeof counts / sizeof *counts) - 1; i >= 0; i--) {
+        size_t size = (size_t)counts[i] * (size_t)n_rows;
+        cuda->prepare(cuda, card_x, counts[i], n_cols, acts);
+        cuda->matmul(cuda, on_card, acts, card_bias, card_out);
+        float *got = to_host(card_out, size * sizeof *got);
+        double error = error_of(got + (counts[i] > 1 ? n_rows : 0), out + (counts[i] > 1 ? n_rows : 0),
+                                size - (counts[i] > 1 ? (size_t)n_rows : 0));
+        check(error < 4e-3, "matmul", "against the CPU", error);
+        if (!first)
+            first = got;
+        else
+            check(!memcmp(first, got, size * sizeof *got), "matmul", "depends on the batch", counts[i]);
+        if (got != first) free(got);
+    }
+    free(first), free(data), free(x), free(bias), free(out);
+    cpu->weight_free(cpu, on_cpu), cuda->weight_free(cuda, on_card);
+    cpu->acts_free(cpu, cpu_acts), cuda->acts_free(cuda, acts);
+    cuda->free(cuda, card_x), cuda->free(cuda, card_bias), cuda->free(cuda, card_out);
+}
+
+/* ---- the cache ---- */
+
+/* The same sequence with its pages, queries, keys and values on the card. */
+struct mirror {
+    struct kv_fixture fixture;
+    float *q, *k, *v;
+};
+
+static char *moved(const struct kv_fixture *from, char *memory, const char *at)
+{
+    return at ? memory + (at - from->memory) : NULL;
+}
+
+static struct mirror mirror_create(const struct kv_fixture *from)
+{
+    struct mirror mirror = {.fixture = *from};
+    struct kv_fixture *to = &mirror.fixture;
+    const struct kv_shape *shape = &from->shape;
+    size_t n = (size_t)shape->n_layers * (size_t)from->n_tokens * (size_t)shape->head_dim * sizeof(float);
+    to->memory = to_card(from->memory, from->memory_bytes);
+    to->q = mirror.q = to_card(from->q, n * (size_t)shape->n_heads);
+    to->k = mirror.k = to_card(from->k, n * (size_t)shape->n_kv_heads);
+    to->v = mirror.v = to_card(from->v, n * (size_t)shape->n_kv_heads);
+    to->blocks = malloc((size_t)from->n_blocks * sizeof *to->blocks);
+    to->sinks = malloc(((size_t)from->n_blocks * 64 + 1) * sizeof *to->sinks);
+    char **slot = to->sinks;
+    for (int b = 0; b < from->n_blocks; b++) {
+        struct kv_block_ref *block = &to->blocks[b];
+        *block = from->blocks[b];
+        block->f16 = moved(from, to->memory, block->f16);
+        for (int p = 0; p < KV_MAX_PARTS; p++) block->parts[p] = moved(from, to->memory, block->parts[p]);
+        block->sinks = slot;
+        for (int s = 0; s < __builtin_popcountll(block->sink_mask); s++)
+            *slot++ = moved(from, to->memory, from->blocks[b].sinks[s]);
+    }
+    return mirror;
+}
+
+static void mirror_free(struct mirror *mirror)
+{
+    cuda->free(cuda, mirror->fixture.memory);
+    cuda->free(cuda, mirror->q), cuda->free(cuda, mirror->k), cuda->free(cuda, mirror->v);
+    free(mirror->fixture.blocks), free(mirror->fixture.sinks);
+}
+
+static void check_pages(const struct kv_fixture *ours, const struct mirror *mirror, const char *what,
+                        const char *name)
+{
+    char *got = to_host(mirror->fixture.memory, ours->memory_bytes);
+    size_t different = 0;
+    for (size_t i = 0; i < ours->memory_bytes; i++) different += got[i] != ours->memory[i];
+    check(different == 0, what, name, (double)different);
+    free(got);
+}
+
+/* Attention of some rows on the card. */
+static float *attend(const struct mirror *mirror, int layer, int first, int n)
+{
+    const struct kv_fixture *f = &mirror->fixture;
+    size_t width = (size_t)f->shape.n_heads * (size_t)f->shape.head_dim,
+           bytes = (size_t)n * width * sizeof(float);
+    float *out = cuda->alloc(cuda, bytes);
+    kv_fixture_attend(f, cuda, layer, first, n, out);
+    float *got = to_host(out, bytes);
+    cuda->free(cuda, out);
+    return got;
+}
+
+static void check_attention(const struct kv_fixture *ours, const struct mirror *mirror, const char *name)
+{
+    int n = ours->shape.head_dim, heads = ours->shape.n_heads, layer = ours->shape.n_layers - 1;
+    size_t width = (size_t)heads * (size_t)n;
+    int most = IS_EMULATED ? 70 : 150, first = ours->n_tokens > most ? ours->n_tokens - most : 0;
+    int rows = ours->n_tokens - first;
+    float *whole = attend(mirror, layer, first, rows);
+    struct attention_span span = kv_fixture_span(ours, first, rows, 0);
+    struct attention_args args = {
+        .shape = &ours->shape, .layer = layer, .scale = (float)(1 / sqrt(n)), .n_spans = 1, .spans = &span};
+    args.q = kv_fixture_q(ours, layer, first);
+    double sum = 0, errors = 0, worst = 0;
+    for (int r = 0; r < rows; r += 37) {
+        for (int h = 0; h < heads; h++) {
+            double expected[KV_MAX_HEAD_DIM], row_sum = 0, row_errors = 0;
+            attention_reference(&args, &span, r, h, ATTENTION_EXACT, expected);
+            for (int i = 0; i < n; i++) {
+                double e = (double)whole[(size_t)r * width + (size_t)(h * n + i)] - expected[i];
+                row_errors += e * e, row_sum += expected[i] * expected[i];
+            }
+            sum += row_sum, errors += row_errors;
+            double ratio = sqrt(row_errors / row_sum);
+            worst = ratio > worst || isnan(ratio) ? ratio : worst;
+        }
+    }
+    printf("  %s attention %s: error %.2e of all rows, %.2e of the worst\n",
+           is_plain   ? "plain"
+           : is_tiled ? "tile"
+                      : "fast",
+           name, sqrt(errors / sum), worst);
+    double limit = is_plain ? 1e-5 : is_tiled ? 2e-3 : 1e-3;
+    check(sqrt(errors / sum) < limit && worst < (is_tiled ? 3 : 2) * limit, "attention", name, worst);
+    for (int r = 0; r < rows; r += IS_EMULATED ? 23 : 11) {
+        float *alone = attend(mirror, layer, first + r, 1);
+        check(!memcmp(alone, whole + (size_t)r * width, width * sizeof *alone),
+              "attention depends on the batch", name, r);
+        free(alone);
+    }
+    float *half = attend(mirror, layer, first + rows / 3, rows - rows / 3);
+    check(!memcmp(half, whole + (size_t)(rows / 3) * width, (size_t)(rows - rows / 3) * width * sizeof *half),
+          "attention depends on the chunk", name, 0);
+    free(half), free(whole);
+}
+
+static void check_cache(int heads, int kv_heads, int head_dim, int n_tokens,
+                        const struct kv_fixture_bits *bits, int has_tables, int recent, const char *name)
+{
+    struct kv_shape shape = {2, heads, kv_heads, head_dim};
+    if (IS_EMULATED) n_tokens = n_tokens > 2000 ? n_tokens / 2 : n_tokens * 4 / 9; /* 1024: two segments */
+    struct kv_tables *tables =
+        has_tables ? kv_fixture_tables(&shape, 64, has_tables > 1, 7) : kv_fixture_identity(&shape, 64);
+    struct kv_codec *codec = bits ? kv_fixture_codec(&shape, tables, bits) : NULL;
+    struct kv_fixture ours, theirs;
+    kv_fixture_init(&ours, &shape, codec, recent, n_tokens, 4, 1, 11);
+    kv_fixture_init(&theirs, &shape, codec, recent, n_tokens, 4, 1, 11);
+    struct mirror mirror = mirror_create(&theirs);
+    kv_fixture_fill(&ours, cpu, 100);
+    kv_fixture_fill(&mirror.fixture, cuda, 70);
+    check_pages(&ours, &mirror, "seal", name);
+    check_attention(&ours, &mirror, name);
+    for (int p = 1; codec && p <= codec->n_parts; p++) {
+        kv_fixture_unseal(&ours, cpu, p);
+        kv_fixture_unseal(&mirror.fixture, cuda, p);
+        check_pages(&ours, &mirror, "unseal", name);
+    }
+    mirror_free(&mirror);
+    kv_fixture_free(&ours), kv_fixture_free(&theirs);
+    kv_codec_free(codec);
+    has_tables ? kv_fixture_tables_free(tables) : kv_tables_free(tables);
+}
+
+/* A kernel over the formats. */
+static void check_caches(void)
+{
+    check_cache(9, 3, 64, 900, NULL, 0, 8, "f16 D=64 G=3");
+    check_cache(9, 3, 64, 900, &kv_fixture_o2, 0, 4, "o2 D=64 G=3");
+    check_cache(9, 3, 64, 900, &kv_fixture_o2, 2, 4, "o2 tables, means D=64 G=3");
+    check_cache(12, 2, 128, 700, &kv_fixture_o2, 2, 2, "o2 tables, means D=128 G=6");
+    check_cache(8, 2, 128, 2200, &kv_fixture_o4, 1, 8, "o4 tables D=128 G=4");
+    check_cache(4, 4, 128, 700, &kv_fixture_mixed, 2, 2, "mixed D=128 G=1");
+    check_cache(16, 1, 128, 500, &kv_fixture_mixed, 2, 2, "mixed D=128 G=16");
+    check_cache(4, 2, 96, 500, &kv_fixture_mixed, 2, 2, "mixed D=96 G=2");
+    check_cache(8, 1, 256, 500, &kv_fixture_o2, 2, 2, "o2 D=256 G=8");
+    const char *failure = cuda->failure(cuda);
+    check(!failure, "card", failure ? failure : "", 0);
+}
+
+int main(void)
+{
+    struct workers *workers;
+    struct err_info info;
+    if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
+        printf("SKIPPED, nothing was checked: %s\n", info.message);
+        return 77;
+    }
+    if (workers_create(8, &workers, &info) || backend_create("cpu", workers, "auto", &cpu, &info)) {
+        printf("%s\n", info.message);
+        return 1;
+    }
+    printf("%s\n", cuda->name);
+    check_rows(3, 576), check_rows(70, 2048), check_rows(1, 8960);
+    check_matmul(576, 576), check_matmul(1000, 1536), check_matmul(192, 96);
+    check_caches();
+    cuda->destroy(cuda);
+    for (int former = 1; former >= 0; former--) {
+        is_tiled = former, is_plain = !former;
+        setenv(former ? "OCTAVO_CUDA_ATTENTION" : "OCTAVO_CUDA_PLAIN", former ? "tile" : "1", 1);
+        if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
+            printf("%s\n", info.message);
+            return 1;
+        }
+        check_caches();
+        cuda->destroy(cuda);
+    }
+    cpu->destroy(cpu);
+    workers_free(workers);
+    printf("%d checks, %d failed\n", n_checks, n_failed);
+    return n_failed != 0;
+}

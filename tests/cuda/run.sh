@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# On a machine with a card: builds octavo with CUDA, checks the backend against the CPU's and times decode attention.
+# tests/cuda/run.sh [ARCHITECTURE]; default 90a-real (H100, H200). MODEL=file.gguf IDS=file also compares a model's
+# logits, in two chunk sizes and two formats; IDS has token ids, one a line.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cmake --preset cuda -DCMAKE_CUDA_ARCHITECTURES="${1:-90a-real}"
+cmake --build build/cuda --target cuda_parity cuda_bench logits
+status=0
+build/cuda/cuda_parity || status=$?
+if [ "$status" = 77 ]; then
+    echo "SKIPPED: no card, nothing was checked" >&2
+    exit 77
+fi
+build/cuda/cuda_bench
+if [ -n "${MODEL:-}" ] && [ -n "${IDS:-}" ]; then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    for format in f16 o2; do
+        build/cuda/logits "$MODEL" $format 256 8 auto 16 <"$IDS" >"$work/cpu"
+        build/cuda/logits "$MODEL" $format 256 8 cuda <"$IDS" >"$work/cuda"
+        build/cuda/logits "$MODEL" $format 37 8 cuda <"$IDS" >"$work/chunked"
+        cmp "$work/cuda" "$work/chunked" || { echo "$format: logits depend on the chunk"; status=1; }
+        python3 tests/cuda/kl.py "$format: CPU to card" "$work/cpu" "$work/cuda" "$(wc -l <"$IDS")"
+    done
+fi
+exit $status
