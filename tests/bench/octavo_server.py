@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 
+PATIENCE_S = 300  # for one small reply, on a busy machine
+
 
 def arguments_parse(description, add_arguments):
     """(options, model arguments, further options of octavo serve): those behind -- are the server's."""
@@ -64,9 +66,14 @@ class Server:
         except OSError:
             return False
 
+    def get(self, path):
+        """The JSON there."""
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as reply:
+            return json.load(reply)
+
     def metrics(self):
         """{name or name{labels}: value}"""
-        with urllib.request.urlopen(self.url + "/metrics", timeout=30) as reply:
+        with urllib.request.urlopen(self.url + "/metrics", timeout=PATIENCE_S) as reply:
             found = re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", reply.read().decode(), re.M)
         return {name: float(value) for name, value in found}
 

@@ -9,7 +9,9 @@ the exit status is 1:
   memory    while all clients run, the system prompt's blocks are held once: the pool grows by one prompt and what each
             client adds of its own, not by a prompt each
 
-Prompts are token ids, so any model does. After "--": more options of octavo serve.
+Memory is looked at as soon as all that run have their first token. Where the replies were over before that, all is done
+again with replies four times as long, up to the model's context. Prompts are token ids, so any model does. After "--":
+more options of octavo serve.
 """
 import json
 import random
@@ -21,11 +23,11 @@ import urllib.request
 
 from octavo_server import Server, arguments_parse
 
-MAX_RATIO, BLOCK_TOKENS = 0.1, 64
+MAX_RATIO, BLOCK_TOKENS, SPARE_TOKENS = 0.1, 64, 64
 
 
-def ask(server, prompt, max_tokens):
-    """(seconds to the first token, tokens found in the cache)"""
+def ask(server, prompt, max_tokens, began=lambda: None):
+    """(seconds to the first token, tokens found in the cache); calls began when that token is there"""
     body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0, "stream": True,
             "stream_options": {"include_usage": True}}
     request = urllib.request.Request(server.url + "/v1/completions", json.dumps(body).encode())
@@ -34,37 +36,76 @@ def ask(server, prompt, max_tokens):
         for line in reply:
             if not line.startswith(b"data: {"):
                 continue
-            first = first or time.monotonic() - start
+            if first is None:
+                first = time.monotonic() - start
+                began()
             usage = json.loads(line[6:]).get("usage")
             if usage:
                 cached = usage["prompt_tokens_details"]["cached_tokens"]
     return first, cached
 
 
-def in_use(server):
-    """Bytes of blocks that sequences hold, each block once: neither free nor idle in the prefix cache."""
+def look(server):
+    """(sequences that run, bytes of blocks that sequences hold, each block once: neither free nor idle in the prefix cache)"""
     metrics = server.metrics()
     free = metrics['octavo_kv_pool_bytes{kind="free",format="any"}']
-    return metrics["octavo_kv_pool_budget_bytes"] - free
+    return int(metrics["octavo_sequences_running"]), metrics["octavo_kv_pool_budget_bytes"] - free
 
 
 def clients(server, prompts, max_tokens):
-    """All at once -> their times, and the most bytes in use while all of them ran."""
-    results, most, most_running = [None] * len(prompts), 0, 0
+    """All at once -> their times, and the bytes in use when the most of them ran, each with its prompt read; 0 and 0 when
+    no look at /metrics fell into such a moment."""
+    results, generating, most_running, bytes_then = [None] * len(prompts), set(), 0, 0
 
     def one(i):
-        results[i] = ask(server, prompts[i], max_tokens)
+        try:
+            results[i] = ask(server, prompts[i], max_tokens, lambda: generating.add(i))
+        finally:
+            generating.discard(i)
 
     threads = [threading.Thread(target=one, args=(i,)) for i in range(len(prompts))]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        running = server.metrics()["octavo_sequences_running"]
-        used = in_use(server)
-        if running >= most_running:
-            most, most_running = max(most if running == most_running else 0, used), running
-        time.sleep(0.05)
-    return results, most, int(most_running)
+        n_generating = len(generating)
+        if n_generating <= most_running:
+            time.sleep(0.001)
+            continue
+        running, used = look(server)
+        if most_running < running <= n_generating:
+            most_running, bytes_then = running, used
+    return results, bytes_then, most_running
+
+
+def measure(options, what, of_server, max_tokens):
+    """(report, or None when the replies were over too soon; the longest replies that the model has room for)"""
+    draw = random.Random(1)
+
+    def tokens(n):
+        return [draw.randrange(1, 256) for _ in range(n)]
+
+    system, n_prompt = tokens(options.system_tokens), options.system_tokens + options.own_tokens
+
+    def prompt():
+        return system + tokens(options.own_tokens)
+
+    with Server(options.octavo, *what, "--ctx-size", n_prompt + max_tokens + SPARE_TOKENS, "--parallel", options.clients,
+                "--kv-cache-bytes", options.kv_cache_bytes, *of_server) as server:
+        longest = server.get("/v1/models")["data"][0]["meta"]["n_ctx_train"] - n_prompt - SPARE_TOKENS
+        misses = [ask(server, tokens(n_prompt), 1) for _ in range(options.rounds)]
+        ask(server, prompt(), 1)
+        hits = [ask(server, prompt(), 1) for _ in range(options.rounds)]
+        _, alone, _ = clients(server, [prompt()], max_tokens)
+        results, together, running = clients(server, [prompt() for _ in range(options.clients)], max_tokens)
+    if alone == 0 or running < 2:
+        return None, longest
+    miss, hit = (statistics.median(first for first, _ in rounds) for rounds in (misses, hits))
+    return {"max_tokens": max_tokens, "miss_s": miss, "hit_s": hit, "ratio": hit / miss, "cached_tokens": hits[-1][1],
+            "one_sequence_bytes": alone, "all_bytes": together, "running": running,
+            # Of a client's own: what is not a whole block of the system prompt, and its output so far.
+            "each_more_bytes": (together - alone) / (running - 1),
+            "first_token_s_all": sorted(first for first, _ in results),
+            "cached_tokens_all": min(cached for _, cached in results)}, longest
 
 
 def add_arguments(parser):
@@ -78,33 +119,20 @@ def add_arguments(parser):
 
 def main():
     options, what, of_server = arguments_parse(__doc__, add_arguments)
-    draw = random.Random(1)
-
-    def tokens(n):
-        return [draw.randrange(1, 256) for _ in range(n)]
-
-    system = tokens(options.system_tokens)
-    length = options.system_tokens + options.own_tokens + options.max_tokens
-    with Server(options.octavo, *what, "--ctx-size", length + 64, "--parallel", options.clients, "--kv-cache-bytes",
-                options.kv_cache_bytes, *of_server) as server:
-        misses = [ask(server, tokens(options.system_tokens + options.own_tokens), 1) for _ in range(options.rounds)]
-        ask(server, system + tokens(options.own_tokens), 1)
-        hits = [ask(server, system + tokens(options.own_tokens), 1) for _ in range(options.rounds)]
-        _, alone, _ = clients(server, [system + tokens(options.own_tokens)], options.max_tokens)
-        results, together, running = clients(
-            server, [system + tokens(options.own_tokens) for _ in range(options.clients)], options.max_tokens)
-    miss, hit = (statistics.median(first for first, _ in rounds) for rounds in (misses, hits))
-    if alone == 0 or running < 2:
-        sys.exit("the replies were over before /metrics showed them: raise --max-tokens")
-    # Of a client's own: what is not a whole block of the system prompt, and its output.
-    own = (together - alone) / max(1, running - 1)
-    report = {"miss_s": miss, "hit_s": hit, "ratio": hit / miss, "cached_tokens": hits[-1][1],
-              "one_sequence_bytes": alone, "all_bytes": together, "running": running, "each_more_bytes": own,
-              "first_token_s_all": sorted(first for first, _ in results),
-              "cached_tokens_all": min(cached for _, cached in results)}
+    max_tokens = options.max_tokens
+    while True:
+        report, longest = measure(options, what, of_server, max_tokens)
+        if report:
+            break
+        if max_tokens >= longest:
+            sys.exit("the replies were over before /metrics showed them, and the model has no room for longer ones")
+        max_tokens = min(4 * max_tokens, longest)
+        print(f"the replies were over before /metrics showed them; again with {max_tokens} tokens each")
+    miss, hit, alone, running, own = (
+        report[name] for name in ("miss_s", "hit_s", "one_sequence_bytes", "running", "each_more_bytes"))
     print(f"time to the first token: miss {miss * 1e3:.1f} ms, hit {hit * 1e3:.1f} ms, ratio {hit / miss:.3f}; "
           f"{report['cached_tokens']} of {options.system_tokens + options.own_tokens} tokens from the cache")
-    print(f"memory in use: one sequence {alone / 1e6:.2f} MB, {running} at once {together / 1e6:.2f} MB: each more takes "
+    print(f"memory in use: one sequence {alone / 1e6:.2f} MB, {running} at once {report['all_bytes'] / 1e6:.2f} MB: each more takes "
           f"{own / 1e6:.3f} MB; without sharing it would be {alone * running / 1e6:.1f} MB")
     print(f"{options.clients} at once: first token after {statistics.median(report['first_token_s_all']) * 1e3:.0f} ms in the "
           f"median, at least {report['cached_tokens_all']} tokens of each from the cache")
