@@ -2,7 +2,8 @@
 """Adds up what tests/run.sh left in a folder: JUnit reports, and steps.tsv (name, exit status, seconds).
 
 A step without a report counts as one test (status 77: skipped). A step that failed although its report shows
-no failure counts as one failure: a crash must not pass for success. The end of each failed step's log is shown last, where a log of CI
+no failure counts as one failure: a crash must not pass for success. NAME-again is the second try of what failed in step NAME:
+what passes there counts as passed and is listed. The end of each failed step's log is shown last, where a log of CI
 that was cut short still has it. Exits 1 when anything failed or nothing ran.
 """
 import pathlib
@@ -11,7 +12,7 @@ import xml.etree.ElementTree as xml
 
 folder = pathlib.Path(sys.argv[1])
 passed = failed = 0
-skips, failures, logs = [], [], []
+skips, failures, second, logs = [], [], [], []
 LOG_LINES, LOG_WIDTH = 20, 160
 
 
@@ -20,18 +21,39 @@ def read_end(log):
     return [line[:LOG_WIDTH] for line in lines[-LOG_LINES:]]
 
 
+def read_cases(name):
+    try:
+        return list(xml.parse(folder / f"{name}.xml").getroot().iter("testcase"))
+    except (FileNotFoundError, xml.ParseError):
+        return []
+
+
+def is_bad(case):
+    return case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail"
+
+
+def passed_again(name):
+    """{(class, test)} that the second try passed."""
+    good, bad = set(), set()
+    for case in read_cases(f"{name}-again"):
+        if case.find("skipped") is None:
+            (bad if is_bad(case) else good).add((case.get("classname"), case.get("name")))
+    return good - bad
+
+
 for line in (folder / "steps.tsv").read_text().splitlines():
     name, status, _ = line.split("\t")
-    report = folder / f"{name}.xml"
-    bad = 0
-    try:
-        cases = list(xml.parse(report).getroot().iter("testcase"))
-    except (FileNotFoundError, xml.ParseError):
-        cases = []
+    if name.endswith("-again"):
+        continue
+    cases, again = read_cases(name), passed_again(name)
+    bad = mended = 0
     for case in cases:
         title = f"{name}: {case.get('name')}"
         skip = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail":
+        if is_bad(case) and (case.get("classname"), case.get("name")) in again:
+            mended += 1
+            second.append(title)
+        elif is_bad(case):
             bad += 1
             failures.append(title)
         elif skip is not None or case.get("status") in ("notrun", "disabled"):
@@ -40,9 +62,10 @@ for line in (folder / "steps.tsv").read_text().splitlines():
         else:
             passed += 1
     failed += bad
+    passed += mended
     if status == "77" and not cases:
         skips.append(f"{name}: see {folder}/{name}.log")
-    elif status != "0" and not bad:
+    elif status != "0" and not bad and not mended:
         failed += 1
         failures.append(f"{name}: exit status {status}, see {folder}/{name}.log")
     elif status == "0" and not cases:
@@ -55,6 +78,9 @@ if skips:
 for name, lines in logs:
     print(f"\nThe end of {name}.log:")
     print("\n".join(f"  {line}" for line in lines))
+if second:
+    print(f"\nPASSED AT THE SECOND TRY, {len(second)}; each is a test to make certain:")
+    print("\n".join(f"  {title}" for title in second))
 if failures:
     print(f"\nFAILED, {len(failures)}:")
     print("\n".join(f"  {failure}" for failure in failures))
