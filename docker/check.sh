@@ -14,6 +14,16 @@ export BUILDAH_ISOLATION=chroot
 say() { printf '== %s\n' "$*"; }
 die() { printf 'docker check: %s\n' "$*" >&2; exit 1; }
 skip() { printf 'SKIPPED, docker image not checked: %s\n' "$*"; exit 77; }
+# COMMAND: up to three times. Packages are fetched over a network that may fail for a moment.
+persist() {
+    local pause
+    for pause in 10 60; do
+        if "$1"; then return 0; fi
+        say "$1 failed; again in $pause s"
+        sleep $pause
+    done
+    "$1"
+}
 # The storage of this folder only: another buildah or podman on the machine is left alone.
 bud() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
 
@@ -27,9 +37,11 @@ trap 'bud rm --all >/dev/null 2>&1 || true' EXIT
 
 if ! bud inspect --type image $base >/dev/null 2>&1; then
     say "making the base image with debootstrap"
-    rm -rf "$work/base"
-    debootstrap --variant=minbase bookworm "$work/base" >"$work/debootstrap.log" 2>&1 \
-        || skip "debootstrap failed: $(tail -n 1 "$work/debootstrap.log")"
+    make_base() {
+        rm -rf "$work/base"
+        debootstrap --variant=minbase bookworm "$work/base" >"$work/debootstrap.log" 2>&1
+    }
+    persist make_base || skip "debootstrap failed: $(tail -n 1 "$work/debootstrap.log")"
     # What the slim variant leaves out, now and in later installs.
     printf 'path-exclude /usr/share/%s/*\n' doc man locale info lintian >"$work/base/etc/dpkg/dpkg.cfg.d/slim"
     rm -rf "$work"/base/usr/share/{doc,man,locale,info,lintian}/* "$work"/base/var/{lib/apt/lists,cache/apt,log}/*
@@ -46,9 +58,8 @@ bud rm "$container" >/dev/null
 
 say "building the image"
 build() { bud build --pull-never --format docker --layers=false --build-arg BASE=$base -t $image -f docker/Dockerfile . >"$work/build.log" 2>&1; }
-# Packages are fetched over a network that may fail for a moment; what fails twice is a fault.
-build || { tail -n 20 "$work/build.log"; say "the build failed; once more"; build; } \
-    || { tail -n 40 "$work/build.log"; die "the build failed twice, see $work/build.log"; }
+build_or_tell() { build || { tail -n 20 "$work/build.log"; return 1; }; }
+persist build_or_tell || die "the build failed three times, see $work/build.log"
 
 say "running the image's entrypoint"
 container=$(bud from --pull-never $image)
@@ -88,7 +99,9 @@ pid=$(server_pid "$runner")
 [ -n "$pid" ] || fail "the server's process is not found"
 user=$(awk '/^Uid:/ { print $2 }' "/proc/$pid/status")
 [ "$user" != 0 ] || fail "the server runs as root"
-bud run --env OCTAVO_PORT="$port" "$container" -- "${health[@]}" || fail "the image's HEALTHCHECK fails"
+is_healthy() { bud run --env OCTAVO_PORT="$port" "$container" -- "${health[@]}"; }
+# As often as an engine asks before it calls a container unhealthy.
+is_healthy || is_healthy || is_healthy || fail "the image's HEALTHCHECK fails"
 reply=$(curl -fsS "$url/v1/completions" -d '{"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}') \
     || fail "/v1/completions does not answer"
 echo "$reply"

@@ -13,7 +13,7 @@ scratch=$(mktemp -d)
 "$binary" serve "$model" --host 127.0.0.1 --port "$port" --ctx-size 512 --kv-cache-bytes 67108864 --kv-format o2,f16,o4 --no-calibration &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$scratch"' EXIT
-for _ in $(seq 600); do
+for _ in $(seq 3000); do
     curl -fs "$url/health" >/dev/null && break
     kill -0 "$server" || { echo "the server ended before it was ready"; exit 1; }
     sleep 0.2

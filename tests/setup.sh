@@ -20,8 +20,22 @@ debian_docker=(buildah debootstrap curl python3 procps)
 pypi_test=(numpy pytest openai anthropic tokenizers gguf requests jsonschema jinja2 transformers schemathesis
     kubernetes-validate yamllint pyyaml fqdn isoduration jsonpointer rfc3339_validator rfc3987)
 
+apt_patience=(-o Acquire::Retries=5 -o Acquire::http::Timeout=60 -o DPkg::Lock::Timeout=300)
+pip_patience=(--retries 10 --timeout 60)
+
 say() { printf '== %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# COMMAND...: up to three times, because a network may fail for a moment.
+persist() {
+    local pause
+    for pause in 5 30; do
+        if "$@"; then return 0; fi
+        say "$1 $2 failed; again in $pause s"
+        sleep $pause
+    done
+    "$@"
+}
 
 missing_packages() {
     local package
@@ -38,7 +52,7 @@ apt() {
     fi
     local log
     log=$(mktemp)
-    if "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" </dev/null >"$log" 2>&1; then
+    if "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y "${apt_patience[@]}" "$@" </dev/null >"$log" 2>&1; then
         rm -f "$log"
         return 0
     fi
@@ -50,7 +64,7 @@ apt() {
 apt_update() {
     [ -z "${updated:-}" ] || return 0
     # One unreachable extra source must not stop the install: apt-get install says what is really missing.
-    apt update || say "apt-get update failed: is there a network? Going on with the lists there are"
+    apt update || { sleep 10; apt update; } || say "apt-get update failed: is there a network? Going on with the lists there are"
     updated=yes
 }
 
@@ -61,7 +75,7 @@ install_debian() {
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing Debian packages: ${missing[*]}"
     apt_update
-    apt install --no-install-recommends "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
+    persist apt install --no-install-recommends "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
 }
 
 # promtool comes in the package prometheus, which would also start a service: only the tool is unpacked.
@@ -71,9 +85,10 @@ install_promtool() {
     local scratch
     scratch=$(mktemp -d)
     chmod 755 "$scratch"
-    if ! (cd "$scratch" && apt-get -q download prometheus >/dev/null 2>&1); then
+    download() { (cd "$scratch" && apt-get -q "${apt_patience[@]}" download "$1" >/dev/null 2>&1); }
+    if ! download prometheus; then
         apt_update
-        (cd "$scratch" && apt-get -q download prometheus >/dev/null 2>&1) || die "apt-get could not download prometheus"
+        persist download prometheus || die "apt-get could not download prometheus"
     fi
     dpkg-deb -x "$scratch"/prometheus_*.deb "$scratch/root"
     mkdir -p build/tools
@@ -83,7 +98,6 @@ install_promtool() {
 
 # Debian's Python is externally managed, so packages go to a virtual environment.
 install_pypi() {
-    local modules="${pypi_test[*]}"
     if [ ! -x .venv/bin/pip ]; then
         say "making .venv"
         rm -rf .venv
@@ -91,9 +105,10 @@ install_pypi() {
         [ -x $python ] || python=python3
         "$python" -m venv .venv || die "cannot make a Python virtual environment (package python3-venv)"
     fi
-    .venv/bin/python -c "import ${modules// /, }" 2>/dev/null && return 0
+    .venv/bin/python -c 'import importlib.metadata, sys; [importlib.metadata.version(name) for name in sys.argv[1:]]' \
+        "${pypi_test[@]}" 2>/dev/null && return 0
     say "installing PyPI packages in .venv: ${pypi_test[*]}"
-    .venv/bin/pip install -q --no-cache-dir --disable-pip-version-check "${pypi_test[@]}" \
+    persist .venv/bin/pip install -q --no-cache-dir --disable-pip-version-check "${pip_patience[@]}" "${pypi_test[@]}" \
         || die "pip could not install: ${pypi_test[*]} (is there a network?)"
 }
 
