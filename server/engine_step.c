@@ -128,10 +128,10 @@ static void count_tenant(struct metrics *metrics, const struct engine_ticket *ti
     metrics_add_tenant(metrics, ticket->request->tenant_number, n_prompt, n_output);
 }
 
-static void end_ticket(struct engine *engine, struct engine_ticket *ticket, int64_t now_us)
+static void count_ticket(struct engine *engine, const struct engine_ticket *ticket, int64_t now_us)
 {
     struct metrics *metrics = engine->options.metrics;
-    struct request *request = ticket->request;
+    const struct request *request = ticket->request;
     enum metrics_outcome outcome = OUTCOME_OK;
 
     if (request->error.code != ERR_OK)
@@ -141,29 +141,34 @@ static void end_ticket(struct engine *engine, struct engine_ticket *ticket, int6
     atomic_fetch_add_explicit(&metrics->requests[outcome], 1, memory_order_relaxed);
     if (outcome == OUTCOME_OK) metrics_observe(&metrics->end_to_end, now_us - request->arrival_us);
     count_tenant(metrics, ticket);
+}
 
+static void end_ticket(struct engine *engine, struct engine_ticket *ticket)
+{
     if (ticket->previous != NULL)
         ticket->previous->next = ticket->next;
     else
         engine->live = ticket->next;
     if (ticket->next != NULL) ticket->next->previous = ticket->previous;
     engine->n_ended++;
-    request_release(request); /* the news holds another reference */
+    request_release(ticket->request); /* the news holds another reference */
 }
 
 void engine_job_end(struct engine *engine, struct engine_job *job, enum finish_reason reason)
 {
     struct engine_ticket *ticket = job->ticket;
-    int64_t now_us = clock_us();
+    bool is_last = --ticket->n_open == 0;
 
     if (reason == FINISH_STOP || reason == FINISH_LENGTH)
         sched_finish(engine->sched, &job->seq);
     else
         sched_cancel(engine->sched, &job->seq);
     engine_cache_close(engine, job);
+    /* Before the end is seen: who has the reply finds it counted. */
+    if (is_last) count_ticket(engine, ticket, clock_us());
     atomic_store(&job->choice->finish, (int)reason);
     note_news(engine, ticket->request);
-    if (--ticket->n_open == 0) end_ticket(engine, ticket, now_us);
+    if (is_last) end_ticket(engine, ticket);
 }
 
 static bool is_stop(const struct engine *engine, const struct engine_job *job, int32_t token)

@@ -79,7 +79,7 @@ class Server:
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log()}"
             try:
                 return requests.get(self.url + "/health", timeout=5).status_code == 200
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 return False
         wait_until(ready, "the server is ready")
 

@@ -73,7 +73,11 @@ def test_client_leaves(start, how):
         body.update(prompt=[100 + i % 151 for i in range(1000)], max_tokens=1000)
     connection = raw(server, request_bytes(body))
     if body["stream"]:
-        assert b"data:" in connection.recv(4096) + connection.recv(4096)
+        begun = b""
+        while b"data:" not in begun:
+            part = connection.recv(4096)
+            assert part, begun
+            begun += part
     gauge = "octavo_sequences_waiting" if how == "queue" else "octavo_sequences_running"
     wait_until(lambda: server.metrics()[gauge] == 1, "it is there")
     if how != "queue" and how != "prefill":
@@ -180,13 +184,16 @@ def test_slow_reader(start):
 def test_drain(start):
     """SIGTERM: what runs finishes, new requests and /health get 503, then the end with status 0."""
     server = start(*SMALL)
-    connection = raw(server, request_bytes(dict(LONG, max_tokens=100, stream=True)))
+    connection = raw(server, request_bytes(dict(LONG, max_tokens=500 if SANITIZED else 200, stream=True)))
     assert b"200" in connection.recv(12)
     probe = raw(server)  # connected before the end
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "stopping" in server.log(), "it drains")
-    probe.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    health = probe.recv(4096)
+    try:
+        probe.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        health = probe.recv(4096)
+    except ConnectionError:
+        health = b""
     if health:  # unless the end has come already
         assert b"503" in health.split(b"\r\n")[0]
     data = read_all(connection)
@@ -197,7 +204,7 @@ def test_drain(start):
 
 
 def test_drain_refuses(start):
-    server = start(*SMALL, "--drain-timeout-ms", 3000)
+    server = start(*SMALL, "--drain-timeout-ms", 1000)
     held = raw(server, request_bytes(dict(LONG, stream=True)))
     assert b"200" in held.recv(12)
     server.process.send_signal(signal.SIGTERM)

@@ -434,22 +434,22 @@ def test_one_key_does_not_fill_the_queue(tmp_path):
         return requests.post(server.url + "/v1/completions", headers={"X-Api-Key": key}, timeout=PATIENCE_S,
                              json=dict(prompt=[1, 2, 3], **body), stream=bool(body.get("stream")))
 
-    def waiting():
+    def count(state):
         text = requests.get(server.url + "/metrics", headers={"X-Api-Key": "beta-key"}, timeout=PATIENCE_S).text
-        return [line for line in text.splitlines() if line.startswith("octavo_sequences_waiting ")][0].split()[1]
+        return [line for line in text.splitlines() if line.startswith(f"octavo_sequences_{state} ")][0].split()[1]
 
     holder = post("alpha-key", max_tokens=4000, ignore_eos=True, stream=True, temperature=0)
-    wait_until(lambda: waiting() == "0", "the first one runs")
+    wait_until(lambda: count("running") == "1", "the first one runs")
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         queued = [pool.submit(post, key, max_tokens=2) for key in ("alpha-key", "gamma-key")]
-        wait_until(lambda: waiting() == "2", "two of hers wait")
+        wait_until(lambda: count("waiting") == "2", "two of hers wait")
         for key in ("alpha-key", "gamma-key"):
             refused = post(key, max_tokens=2)
             assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
             error = refused.json()["error"]
             assert error["code"] == "server_busy" and "--max-queued-per-key 2" in error["message"]
         queued += [pool.submit(post, key, max_tokens=2) for key in ("beta-key", "plain-key")]
-        wait_until(lambda: waiting() == "4", "others found room")
+        wait_until(lambda: count("waiting") == "4", "others found room")
         assert "--max-queue 4" in post("beta-key", max_tokens=2).json()["error"]["message"]
         holder.close()
         assert [reply.result().status_code for reply in queued] == [200] * 4

@@ -128,24 +128,43 @@ def test_chat(server, show, dark):
 
 @needs_browser
 @needs_time
-def test_stop_and_the_cache_meanwhile(server, show):
+def test_stop_and_the_cache_meanwhile(start, show):
+    server = start("--ctx-size", 4096, "--kv-recent", 1, "--kv-cache-bytes", 256 << 20)
     page = show(server.url + "/")
     page.wait("document.querySelectorAll('#format option').length === 4", "the formats are listed")
     page.fill("#format", "o2")
-    say(page, "Count from one to a thousand, in words. " * 12)
-    page.wait("document.querySelector('.assistant div').innerText.length > 40", "the reply begins")
-    page.wait("document.querySelector('#sequences tbody').innerText.includes('o2')", "the sequence is listed")
-    page.wait("document.querySelector('#formats tbody').innerText.includes('recent')", "its sealed blocks are listed")
-    assert page.text("#running") == "1"
-    assert float(page.text("#bits")) > 0
-    shoot(page, "running")
-    cancelled = server.outcomes()["cancelled"]
-    page.click("#stop")
-    page.wait("document.querySelector('.assistant footer').innerText.includes('ended by you')", "the reply is stopped")
-    wait_until(lambda: server.outcomes()["cancelled"] == cancelled + 1, "the server knows")
+    page.fill("#temperature", "0")
+
+    def stopped_meanwhile():
+        """False: the reply was over before it was looked at, or before it was stopped."""
+        over = "document.querySelector('.assistant footer')"
+        say(page, "Count from one to a thousand, in words. " * 12)
+        page.wait(f"{over} || (document.querySelector('.assistant div').innerText.length > 40 && "
+                  "document.querySelector('#sequences tbody').innerText.includes('o2') && "
+                  "document.querySelector('#formats tbody').innerText.includes('recent'))",
+                  "the reply has begun, the sequence and its sealed blocks are listed")
+        running, bits = page.text("#running"), page.text("#bits")
+        shoot(page, "running")
+        if page.run(f"Boolean({over})"):
+            return False
+        page.click("#stop")
+        page.wait(over, "the reply has ended")
+        if "ended by you" not in page.text(".assistant footer"):
+            return False
+        assert running == "1" and float(bits) > 0
+        return True
+
+    for _ in range(10):
+        if stopped_meanwhile():
+            break
+        page.click("#clear")
+    else:
+        raise AssertionError("ten replies were over too soon")
+    wait_until(lambda: server.outcomes()["cancelled"] == 1, "the server knows")
     page.wait("document.querySelector('#sequences tbody').innerText.includes('No sequence')", "the sequence is gone")
     assert page.run("document.querySelector('#stop').hidden && !document.querySelector('#send').hidden")
     assert_clean(page, server)
+    server.stop()
 
 
 @needs_browser

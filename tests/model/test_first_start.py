@@ -109,7 +109,10 @@ def test_served_without_a_place_to_keep_it(model):
     assert "calibration: made in" in log and "could not be kept" in log
 
 
-def test_a_signal_ends_it(model, tmp_path):
+def test_a_signal_ends_it(tmp_path):
+    model = tmp_path / "tiny.gguf"  # not so tiny: its calibration lasts
+    subprocess.run([BUILD / "tiny", model, "layers=8", "heads=4", "kv_heads=4", "head_dim=64", "embd=256", "ff=512"],
+                   check=True)
     start = Start(model, tmp_path, "--kv-format", "o2")
     start.wait(lambda: "measuring it on built-in text" in start.text(), "it calibrates")
     assert start.health() in (503, None)

@@ -221,6 +221,14 @@ static void test_reasons_to_finish(void **state)
     engine_fixture_stop(&fixture);
 }
 
+/* While it is closed the engine thread stays where it tells of its first token. */
+static atomic_bool gate_closed;
+
+static void gate_pass(void)
+{
+    while (atomic_load(&gate_closed)) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -230,6 +238,7 @@ static void test_refusals(void **state)
     int retry = 0;
     options.max_queue = 2;
     options.kv_bytes = 8 * 32768;
+    fixture.on_deliver = gate_pass;
     engine_fixture_start(&fixture, options);
 
     struct request *empty = engine_fixture_request(1, 0, 5, 1, false);
@@ -248,6 +257,7 @@ static void test_refusals(void **state)
     assert_non_null(strstr(info.message, "99999"));
 
     /* One runs, two wait, the fourth is told when to come back. */
+    atomic_store(&gate_closed, true);
     struct request *long_ones[3];
     for (int i = 0; i < 3; i++) {
         long_ones[i] = engine_fixture_request(1, 10, 400, 1, false);
@@ -262,6 +272,7 @@ static void test_refusals(void **state)
     /* Cancelled in the queue and while it runs. */
     engine_cancel(fixture.engine, long_ones[2]);
     engine_cancel(fixture.engine, long_ones[0]);
+    atomic_store(&gate_closed, false);
     engine_fixture_wait(&fixture, long_ones[2]);
     engine_fixture_wait(&fixture, long_ones[0]);
     assert_int_equal(atomic_load(&long_ones[2]->choices[0].finish), FINISH_CANCELLED);

@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { WAIT_MS = 20000, BODY_MAX = 64 << 20 };
+enum { WAIT_MS = 120000, BODY_MAX = 64 << 20 };
 
 int http_client_open_small(int port, int receive_bytes)
 {
