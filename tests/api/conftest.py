@@ -32,7 +32,7 @@ CTX_SIZE = 512
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("OCTAVO_")}
 if SANITIZED:
     ENVIRONMENT["OCTAVO_MAX_QUEUE_WAIT_MS"] = "0"  # a minute is soon over there
-PATIENCE_S = 180  # for what must happen at all, under a sanitizer on a busy machine
+PATIENCE_S = 600  # for what must happen at all, under a sanitizer on a busy machine
 
 
 every_model = pytest.mark.every_model

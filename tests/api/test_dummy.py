@@ -68,5 +68,5 @@ def test_what_the_server_says_of_it(dummy):
     (["--load-format", "awq"], "--load-format"),
 ])
 def test_contradictions(arguments, words):
-    done = subprocess.run([BINARY, "serve", *arguments], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([BINARY, "serve", *arguments], capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and words in done.stderr, done.stderr

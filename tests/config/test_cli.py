@@ -15,7 +15,7 @@ OCTAVO = pathlib.Path(os.environ.get("OCTAVO_BIN", ROOT / "build/release/octavo"
 def octavo(*arguments, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
     return subprocess.run([OCTAVO, *map(str, arguments)], capture_output=True, text=True,
-                          env={**clean, **environment}, timeout=120)
+                          env={**clean, **environment}, timeout=600)
 
 
 @pytest.mark.parametrize("arguments, code, message", [

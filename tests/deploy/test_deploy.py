@@ -91,7 +91,7 @@ def environment_of(path):
 @pytest.fixture(scope="module")
 def options():
     """{OCTAVO_NAME: default} of `octavo serve --help`."""
-    done = subprocess.run([BINARY, "serve", "--help"], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([BINARY, "serve", "--help"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = {}
     for entry in re.split(r"(?m)^  (?=-)", done.stdout)[1:]:
@@ -103,7 +103,7 @@ def options():
 
 def test_yamllint():
     done = subprocess.run([sys.executable, "-m", "yamllint", "--strict", "-d", LINT, *YAMLS], capture_output=True, text=True,
-                          timeout=180)
+                          timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
