@@ -2,6 +2,7 @@
 #define KERNELS_BACKEND_H
 
 #include "config/err.h"
+#include "kernels/choice.h"
 #include "kernels/dtype.h"
 #include "kernels/kv_codec.h"
 
@@ -85,6 +86,18 @@ struct kv_seal_args {
     const int32_t *block_index; /* [n_blocks] of each in its sequence: frame and offset follow from it */
 };
 
+/* What the time of a step goes to; embedding, norms, angles, writing to the cache and choosing are the rest.
+ */
+enum backend_part { BACKEND_ATTENTION, BACKEND_PRODUCTS, BACKEND_REST, BACKEND_PARTS };
+
+/* A device's memory, in bytes. */
+struct backend_memory {
+    size_t total, free;
+    size_t ranges;      /* behind the pieces that are committed */
+    size_t activations; /* in what acts_create made */
+    size_t scratch;     /* of the backend itself: block tables, codecs, partial results */
+};
+
 struct backend {
     const char *name; /* "cpu (avx2)" */
     void *state;
@@ -106,6 +119,10 @@ struct backend {
        when it returns, download waits until the bytes are there. */
     void (*upload)(struct backend *backend, void *to, const void *from, size_t bytes);
     void (*download)(struct backend *backend, void *to, const void *from, size_t bytes);
+    /* Memory of the host that a device reads and writes fast, for what is brought over in every step; NULL
+       when short. Both NULL when is_host. */
+    void *(*host_alloc)(struct backend *backend, size_t bytes);
+    void (*host_free)(struct backend *backend, void *memory);
     /* Address ranges for the block pool, whose memory comes and goes in pieces: reserve takes addresses (NULL
        when there are none left), commit puts memory behind a piece (false when short), decommit takes it
        away. Pieces neither overlap nor need to be aligned. All NULL when is_host: the pool then asks the
@@ -115,6 +132,7 @@ struct backend {
     void (*range_decommit)(struct backend *backend, void *at, size_t bytes);
     void (*range_release)(struct backend *backend, void *base);
     size_t (*free_bytes)(struct backend *backend); /* of the device's memory; NULL when is_host */
+    void (*memory)(struct backend *backend, struct backend_memory *out); /* NULL when is_host */
     /* NULL while the device works. Otherwise what went wrong first: from then on operations do nothing, and
        what they should have written is undefined. NULL when is_host. */
     const char *(*failure)(const struct backend *backend);
@@ -127,6 +145,12 @@ struct backend {
        step_begin will be given. They and their blocks stay as they are until then, but for calls with other
        spans, which end it. n_spans 0: none. A device brings the tables over once; NULL when is_host. */
     void (*step_begin)(struct backend *backend, int n_spans, const struct attention_span *spans);
+
+    /* The operations that follow are of this part of a step, up to the next call; BACKEND_PARTS: they are of
+       none. part_seconds: what each has taken so far. A device measures by its own clock and without waiting,
+       so it tells of a step when one or two more were begun. */
+    void (*part_begin)(struct backend *backend, enum backend_part part);
+    void (*part_seconds)(const struct backend *backend, double seconds[BACKEND_PARTS]);
 
     enum err (*weight_create)(struct backend *backend, const struct weight_source *source,
                               struct weight **out, struct err_info *info);
@@ -159,6 +183,22 @@ struct backend {
     /* x += y. */
     void (*add)(struct backend *backend, float *x, const float *y, size_t n);
 
+    /* Several of these at once, with the same bits; what goes between two of them stays on the device.
+       add_norm_prepare: x += y (y NULL: nothing is added), h = rmsnorm(x), which is prepared; what is in h
+       then is undefined. swiglu_prepare: gate = silu(gate) * up, prepared; gate is undefined then.
+       rotate_store: rope of q and of k, which are args->shape's, then kv_store of args, whose k is the same.
+     */
+    void (*add_norm_prepare)(struct backend *backend, float *x, const float *y, const float *gain, float eps,
+                             int n_rows, int n, float *h, struct acts *acts);
+    void (*swiglu_prepare)(struct backend *backend, float *gate, const float *up, int n_rows, int n,
+                           struct acts *acts);
+    void (*rotate_store)(struct backend *backend, const struct kv_store_args *args, float *q, float *k,
+                         const float *cos, const float *sin);
+    /* cos and sin [rows][half] of every row's position times inv_freq [half], which is the host's: in double,
+       because a float product of position and frequency is off by a visible angle at long contexts. */
+    void (*angles)(struct backend *backend, int n_spans, const struct attention_span *spans, int half,
+                   const double *inv_freq, float *cos, float *sin);
+
     /* f16 pages only: token (span row r) goes to block (first_pos + r) / 64, slot % 64. */
     void (*kv_store)(struct backend *backend, const struct kv_store_args *args);
     void (*kv_seal)(struct backend *backend, const struct kv_seal_args *args);
@@ -168,6 +208,12 @@ struct backend {
     /* Causal attention of all spans over their blocks. Scratch is the backend's own, sized at backend
      * creation. */
     void (*attention)(struct backend *backend, const struct attention_args *args);
+
+    /* Rows of logits [n_rows][n_vocab] are looked through for what `wishes` [n_rows] say, into answers
+       [n_rows]; rows that are wished for whole come to the host, row r to rows + r * n_vocab. NULL when
+       is_host. */
+    void (*choose)(struct backend *backend, const float *logits, int n_rows, int n_vocab,
+                   const struct backend_wish *wishes, float *rows, struct backend_answer *answers);
 
     void (*destroy)(struct backend *backend);
 };

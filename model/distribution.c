@@ -340,6 +340,14 @@ void distribution_gather(struct distribution *distribution, float threshold)
     distribution->n_candidates = n;
 }
 
+/* The k best of the candidates. */
+static void keep_best(struct distribution *distribution, int k)
+{
+    if (distribution->n_candidates <= k) return;
+    for (int i = 0; i < distribution->n_candidates; i++) distribution->candidates[i].weight = 1;
+    distribution_keep_mass(distribution, k);
+}
+
 void distribution_gather_top(struct distribution *distribution, int k, float threshold)
 {
     /* k blocks have a maximum at or above the k-th largest maximum, so at least k logits are there. */
@@ -351,16 +359,14 @@ void distribution_gather_top(struct distribution *distribution, int k, float thr
         if (bound > threshold) threshold = bound;
     }
     distribution_gather(distribution, threshold);
-    if (distribution->n_candidates <= k) return;
-    for (int i = 0; i < distribution->n_candidates; i++) distribution->candidates[i].weight = 1;
-    distribution_keep_mass(distribution, k);
+    keep_best(distribution, k);
 }
 
 void distribution_gather_share(struct distribution *distribution, double share, float temperature)
 {
     double wanted = share * distribution->mass;
     /* Most of the time the few likeliest tokens hold enough. */
-    static const float nats[] = {4, 12, INFINITY};
+    static const float nats[] = {DISTRIBUTION_NATS_NEAR, DISTRIBUTION_NATS_FAR, INFINITY};
     for (int i = 0; i < 3; i++) {
         distribution_gather(distribution, distribution->max - nats[i] * temperature);
         double mass = 0;
@@ -372,6 +378,50 @@ void distribution_gather_share(struct distribution *distribution, double share, 
         if (mass >= wanted) break;
     }
     distribution_keep_mass(distribution, wanted);
+}
+
+/* ---- Of a row elsewhere ---- */
+
+void distribution_know(struct distribution *distribution, float max, double mass)
+{
+    distribution->logits = NULL;
+    distribution->max = max;
+    distribution->mass = mass;
+    distribution->n_candidates = 0;
+}
+
+void distribution_gather_listed(struct distribution *distribution, const struct backend_listed *list, int n,
+                                float threshold)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++) {
+        distribution->candidates[kept] = (struct candidate){.logit = list[i].logit, .token = list[i].token};
+        kept += list[i].logit >= threshold;
+    }
+    distribution->n_candidates = kept;
+}
+
+void distribution_top_listed(struct distribution *distribution, const struct backend_listed *list, int n,
+                             int k, float threshold)
+{
+    distribution_gather_listed(distribution, list, n, threshold);
+    keep_best(distribution, k);
+}
+
+bool distribution_share_listed(struct distribution *distribution, const struct backend_answer *answer,
+                               double share, float temperature)
+{
+    static const float nats[] = {DISTRIBUTION_NATS_NEAR, DISTRIBUTION_NATS_FAR};
+    double wanted = share * distribution->mass;
+    for (int i = 0; i < 2; i++) {
+        float threshold = distribution->max - nats[i] * temperature;
+        if (threshold < answer->threshold) return false; /* the list is shorter */
+        distribution_gather_listed(distribution, answer->list, answer->n, threshold);
+        if (distribution_weigh_candidates(distribution, temperature) < wanted) continue;
+        distribution_keep_mass(distribution, wanted);
+        return true;
+    }
+    return false;
 }
 
 /* ---- Draws ---- */

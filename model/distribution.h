@@ -1,6 +1,8 @@
 #ifndef MODEL_DISTRIBUTION_H
 #define MODEL_DISTRIBUTION_H
 
+#include "kernels/choice.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -63,6 +65,18 @@ void distribution_gather_top(struct distribution *distribution, int k, float thr
 /* The smallest set of best tokens that holds `share` of the mass; needs distribution_weigh at this
  * temperature. */
 void distribution_gather_share(struct distribution *distribution, double share, float temperature);
+/* The same for a row that lies on a device (kernels/choice.h): its largest value and the sum of its weights,
+   in place of distribution_scan and distribution_weigh; then candidates out of a list [n] of all tokens at or
+   above some logit, by increasing id. share_listed: false when those would not do. */
+void distribution_know(struct distribution *distribution, float max, double mass);
+void distribution_gather_listed(struct distribution *distribution, const struct backend_listed *list, int n,
+                                float threshold);
+void distribution_top_listed(struct distribution *distribution, const struct backend_listed *list, int n,
+                             int k, float threshold);
+bool distribution_share_listed(struct distribution *distribution, const struct backend_answer *answer,
+                               double share, float temperature);
+/* How far below the largest value a list for share_listed reaches, at first and at last. */
+enum { DISTRIBUTION_NATS_NEAR = 4, DISTRIBUTION_NATS_FAR = 12 };
 /* Give the candidates their weights at this temperature; their sum. */
 double distribution_weigh_candidates(struct distribution *distribution, float temperature);
 /* Keep the candidates of at least this weight; the sum of theirs. */

@@ -40,16 +40,16 @@ static enum err scratch_create(struct model *model, struct err_info *info)
     s->cos = scratch_alloc(model, rows, (size_t)c->head_dim / 2);
     s->sin = scratch_alloc(model, rows, (size_t)c->head_dim / 2);
     s->logits = scratch_alloc(model, (size_t)model->max_logits, (size_t)c->n_vocab);
-    s->angles = malloc(rows * (size_t)c->head_dim * sizeof *s->angles);
     const size_t logits = (size_t)model->max_logits * (size_t)c->n_vocab;
-    if (!model->backend->is_host) s->host_logits = malloc(logits * sizeof *s->host_logits);
+    if (!model->backend->is_host)
+        s->host_logits = model->backend->host_alloc(model->backend, logits * sizeof *s->host_logits);
     s->seal_blocks = calloc(rows, sizeof(*s->seal_blocks));
     s->seal_index = calloc(rows, sizeof *s->seal_index);
     size_t columns = wide > embd ? wide : embd;
     model->acts = model->backend->acts_create(model->backend, model->max_rows,
                                               (int)(ff > columns ? ff : columns), activation_bits(model));
     if (!s->x || !s->h || !s->halves || !s->cos || !s->sin || !s->logits || !s->seal_blocks ||
-        !s->seal_index || !s->angles || !(s->host_logits || model->backend->is_host) || !model->acts) {
+        !s->seal_index || !(s->host_logits || model->backend->is_host) || !model->acts) {
         return err_set_param(info, ERR_MEMORY, "max-batch-tokens",
                              "no memory for the activations of %d tokens (%zu bytes); lower "
                              "--max-batch-tokens",
@@ -71,8 +71,7 @@ static void scratch_free(struct model *model)
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         if (buffers[i]) model->backend->free(model->backend, buffers[i]);
     }
-    free(s->angles);
-    free(s->host_logits);
+    if (s->host_logits) model->backend->host_free(model->backend, s->host_logits);
     free(s->watched);
     free(s->seal_blocks);
     free(s->seal_index);

@@ -66,6 +66,10 @@ struct model_batch {
                                            codecs */
     int n_logits;
     const int32_t *logit_rows; /* [n_logits] rows whose logits are wanted, increasing */
+    /* Where the backend's memory is not the host's: what is wanted of each row (kernels/choice.h), and where
+       it goes; of *logits only rows of kind BACKEND_ROW are there then. NULL: all rows. */
+    const struct backend_wish *wishes; /* [n_logits] */
+    struct backend_answer *answers;    /* [n_logits] */
     /* Sees every layer's attention; for calibration. False ends the pass there, and no logits come. NULL:
        nobody looks. */
     bool (*tap)(void *context, int layer, const struct model_attention *attention);
@@ -81,5 +85,7 @@ struct model_batch {
    (formats other than f16), and puts logits [n_logits][n_vocab] into *logits, memory of the model valid until
    the next call. */
 void model_forward(struct model *model, const struct model_batch *batch, const float **logits);
+/* Row `row` of the last pass's logits after all, into its place in *logits. */
+void model_fetch_row(struct model *model, int row);
 
 #endif

@@ -2,9 +2,8 @@
  * One step of the decoder over a batch: rows of several sequences, each at its own position.
  *
  * Everything here is written so that a row's result does not depend on the rows beside it. The operations of
- * the backend keep that law (kernels/backend.h); what this file adds are the angles of RoPE, which are a
- * function of a row's own position, and the last layer's shortcut: rows whose logits nobody asked for stop
- * after their keys and values are stored.
+ * the backend keep that law (kernels/backend.h), also those that are several in one; what this file adds is
+ * the last layer's shortcut: rows whose logits nobody asked for stop after their keys and values are stored.
  *
  * Order within a layer matters: keys and values are stored, then blocks that became complete are sealed, then
  * the queries read, so a query reads an older block of its own chunk in coded form exactly as it would have,
@@ -31,29 +30,6 @@ struct step {
     int n_codecs;
     struct seals seals[KV_MAX_FORMATS];
 };
-
-/* cos and sin of every row's position times every frequency: in double, because a float product of position
-   and frequency is off by a visible angle at long contexts. */
-static void rotate_angles(const struct step *step)
-{
-    struct model_scratch *s = &step->model->scratch;
-    struct backend *backend = step->model->backend;
-    const int half = step->shape.head_dim / 2;
-    const size_t n = (size_t)step->batch->n_tokens * (size_t)half;
-    for (int i = 0; i < step->batch->n_spans; i++) {
-        const struct attention_span *span = &step->batch->spans[i];
-        for (int r = 0; r < span->n_rows; r++) {
-            size_t at = (size_t)(span->first_row + r) * (size_t)half;
-            for (int f = 0; f < half; f++) {
-                double angle = (double)(span->first_pos + r) * step->model->inv_freq[f];
-                s->angles[at + (size_t)f] = (float)cos(angle);
-                s->angles[n + at + (size_t)f] = (float)sin(angle);
-            }
-        }
-    }
-    backend->upload(backend, s->cos, s->angles, n * sizeof *s->cos);
-    backend->upload(backend, s->sin, s->angles + n, n * sizeof *s->sin);
-}
 
 static int count_seals(const struct attention_span *span)
 {
@@ -121,20 +97,16 @@ static void check_batch(const struct step *step)
     (void)row;
 }
 
-/* Keys and values of every row go to the cache, and what became complete is sealed. */
-static void store_layer(const struct step *step, int index)
+static void part_begin(const struct step *step, enum backend_part part)
+{
+    step->model->backend->part_begin(step->model->backend, part);
+}
+
+/* What became complete is sealed. */
+static void seal_layer(const struct step *step, int index)
 {
     struct model_scratch *s = &step->model->scratch;
     struct backend *backend = step->model->backend;
-    struct kv_store_args store = {
-        .shape = &step->shape,
-        .layer = index,
-        .n_spans = step->batch->n_spans,
-        .spans = step->batch->spans,
-        .k = s->k,
-        .v = s->v,
-    };
-    backend->kv_store(backend, &store);
     for (int i = 0; i < step->n_codecs; i++) {
         const struct seals *seals = &step->seals[i];
         struct kv_seal_args seal = {
@@ -148,21 +120,31 @@ static void store_layer(const struct step *step, int index)
     }
 }
 
-/* x -> q, k, v after RoPE, all rows. */
-static void project_layer(const struct step *step, const struct model_layer *layer)
+/* x, to which the layer before adds what stands in h, -> q, k, v; then RoPE, and the keys and values of every
+   row go to the cache. */
+static void project_layer(const struct step *step, int index)
 {
     struct model *model = step->model;
     struct backend *backend = model->backend;
     struct model_scratch *s = &model->scratch;
     const struct model_config *c = &model->config;
-    const int n = step->batch->n_tokens;
-    backend->rmsnorm(backend, s->x, layer->attn_norm, c->rms_eps, n, c->n_embd, s->h);
-    backend->prepare(backend, s->h, n, c->n_embd, model->acts);
+    const struct model_layer *layer = &model->layers[index];
+    struct kv_store_args store = {
+        .shape = &step->shape,
+        .layer = index,
+        .n_spans = step->batch->n_spans,
+        .spans = step->batch->spans,
+        .k = s->k,
+        .v = s->v,
+    };
+    backend->add_norm_prepare(backend, s->x, index > 0 ? s->h : NULL, layer->attn_norm, c->rms_eps,
+                              step->batch->n_tokens, c->n_embd, s->h, model->acts);
+    part_begin(step, BACKEND_PRODUCTS);
     backend->matmul(backend, layer->q, model->acts, layer->q_bias, s->q);
     backend->matmul(backend, layer->k, model->acts, layer->k_bias, s->k);
     backend->matmul(backend, layer->v, model->acts, layer->v_bias, s->v);
-    backend->rope(backend, s->q, n, c->n_heads, c->head_dim, s->cos, s->sin);
-    backend->rope(backend, s->k, n, c->n_kv_heads, c->head_dim, s->cos, s->sin);
+    part_begin(step, BACKEND_REST);
+    backend->rotate_store(backend, &store, s->q, s->k, s->cos, s->sin);
 }
 
 static void attend_layer(const struct step *step, int index)
@@ -177,28 +159,32 @@ static void attend_layer(const struct step *step, int index)
         .q = step->model->scratch.q,
         .out = step->model->scratch.mix,
     };
+    part_begin(step, BACKEND_ATTENTION);
     backend->attention(backend, &args);
+    part_begin(step, BACKEND_REST);
 }
 
-/* What attention gave, through the output matrix, and the feed-forward network: n rows. */
+/* What attention gave, through the output matrix, and the feed-forward network: n rows, into h. */
 static void mix_layer(const struct step *step, const struct model_layer *layer, int n)
 {
     struct model *model = step->model;
     struct backend *backend = model->backend;
     struct model_scratch *s = &model->scratch;
     const struct model_config *c = &model->config;
-    const size_t size = (size_t)n * (size_t)c->n_embd;
     backend->prepare(backend, s->mix, n, c->n_heads * c->head_dim, model->acts);
+    part_begin(step, BACKEND_PRODUCTS);
     backend->matmul(backend, layer->o, model->acts, NULL, s->h);
-    backend->add(backend, s->x, s->h, size);
-    backend->rmsnorm(backend, s->x, layer->ffn_norm, c->rms_eps, n, c->n_embd, s->h);
-    backend->prepare(backend, s->h, n, c->n_embd, model->acts);
+    part_begin(step, BACKEND_REST);
+    backend->add_norm_prepare(backend, s->x, s->h, layer->ffn_norm, c->rms_eps, n, c->n_embd, s->h,
+                              model->acts);
+    part_begin(step, BACKEND_PRODUCTS);
     backend->matmul(backend, layer->gate, model->acts, NULL, s->gate);
     backend->matmul(backend, layer->up, model->acts, NULL, s->up);
-    backend->swiglu(backend, s->gate, s->up, (size_t)n * (size_t)c->n_ff, s->gate);
-    backend->prepare(backend, s->gate, n, c->n_ff, model->acts);
+    part_begin(step, BACKEND_REST);
+    backend->swiglu_prepare(backend, s->gate, s->up, n, c->n_ff, model->acts);
+    part_begin(step, BACKEND_PRODUCTS);
     backend->matmul(backend, layer->down, model->acts, NULL, s->h);
-    backend->add(backend, s->x, s->h, size);
+    part_begin(step, BACKEND_REST);
 }
 
 /* Move the wanted rows of a matrix to its front; rows are increasing, so nothing is overwritten too early. */
@@ -257,40 +243,85 @@ static void stored_layer(const struct step *step, int index)
     batch->stored(batch->stored_context, index, watch(step, step->model->scratch.x, 0, n));
 }
 
+/* False when nobody wants logits, or a tap ended it. */
+static bool layers_run(const struct step *step)
+{
+    struct model *model = step->model;
+    const struct model_batch *batch = step->batch;
+    struct model_scratch *s = &model->scratch;
+    const struct model_config *c = &model->config;
+    for (int i = 0; i < c->n_layers; i++) {
+        const bool last = i == c->n_layers - 1;
+        project_layer(step, i);
+        seal_layer(step, i);
+        if (batch->stored) stored_layer(step, i);
+        if (last && batch->n_logits == 0 && !batch->tap) return false;
+        attend_layer(step, i);
+        if (batch->tap && !tap_layer(step, i)) return false;
+        if (last && batch->n_logits == 0) return false;
+        if (last) {
+            keep_rows(model->backend, s->x, c->n_embd, batch->logit_rows, batch->n_logits);
+            keep_rows(model->backend, s->mix, c->n_heads * c->head_dim, batch->logit_rows, batch->n_logits);
+        }
+        mix_layer(step, &model->layers[i], last ? batch->n_logits : batch->n_tokens);
+    }
+    return true;
+}
+
+static void project_logits(const struct step *step)
+{
+    struct model *model = step->model;
+    struct backend *backend = model->backend;
+    struct model_scratch *s = &model->scratch;
+    const struct model_config *c = &model->config;
+    const int n = step->batch->n_logits;
+    backend->add_norm_prepare(backend, s->x, s->h, model->output_norm, c->rms_eps, n, c->n_embd, s->h,
+                              model->acts);
+    part_begin(step, BACKEND_PRODUCTS);
+    backend->matmul(backend, model->output, model->acts, NULL, s->logits);
+    part_begin(step, BACKEND_REST);
+}
+
+/* The step's results to the host, which waits for the device here. */
+static void bring_logits(const struct step *step)
+{
+    const struct model_batch *batch = step->batch;
+    struct model_scratch *s = &step->model->scratch;
+    struct backend *backend = step->model->backend;
+    const size_t n_vocab = (size_t)step->model->config.n_vocab;
+    if (batch->wishes)
+        backend->choose(backend, s->logits, batch->n_logits, (int)n_vocab, batch->wishes, s->host_logits,
+                        batch->answers);
+    else
+        backend->download(backend, s->host_logits, s->logits,
+                          (size_t)batch->n_logits * n_vocab * sizeof *s->logits);
+}
+
+void model_fetch_row(struct model *model, int row)
+{
+    struct backend *backend = model->backend;
+    const size_t n_vocab = (size_t)model->config.n_vocab, at = (size_t)row * n_vocab;
+    if (backend->is_host) return;
+    backend->download(backend, model->scratch.host_logits + at, model->scratch.logits + at,
+                      n_vocab * sizeof(float));
+}
+
 void model_forward(struct model *model, const struct model_batch *batch, const float **logits)
 {
     struct step step = {.model = model, .batch = batch};
     struct backend *backend = model->backend;
     struct model_scratch *s = &model->scratch;
-    const struct model_config *c = &model->config;
     model_kv_shape(model, &step.shape);
     check_batch(&step);
-    rotate_angles(&step);
     find_seals(&step);
     *logits = backend->is_host ? s->logits : s->host_logits;
     if (backend->step_begin) backend->step_begin(backend, batch->n_spans, batch->spans);
-
+    part_begin(&step, BACKEND_REST);
+    backend->angles(backend, batch->n_spans, batch->spans, step.shape.head_dim / 2, model->inv_freq, s->cos,
+                    s->sin);
     backend->gather(backend, model->embd, batch->tokens, batch->n_tokens, s->x);
-    for (int i = 0; i < c->n_layers; i++) {
-        const bool last = i == c->n_layers - 1;
-        project_layer(&step, &model->layers[i]);
-        store_layer(&step, i);
-        if (batch->stored) stored_layer(&step, i);
-        if (last && batch->n_logits == 0 && !batch->tap) return;
-        attend_layer(&step, i);
-        if (batch->tap && !tap_layer(&step, i)) return;
-        if (last && batch->n_logits == 0) return;
-        if (last) {
-            keep_rows(backend, s->x, c->n_embd, batch->logit_rows, batch->n_logits);
-            keep_rows(backend, s->mix, c->n_heads * c->head_dim, batch->logit_rows, batch->n_logits);
-        }
-        mix_layer(&step, &model->layers[i], last ? batch->n_logits : batch->n_tokens);
-    }
-    backend->rmsnorm(backend, s->x, model->output_norm, c->rms_eps, batch->n_logits, c->n_embd, s->h);
-    backend->prepare(backend, s->h, batch->n_logits, c->n_embd, model->acts);
-    backend->matmul(backend, model->output, model->acts, NULL, s->logits);
-    if (!backend->is_host) {
-        size_t n = (size_t)batch->n_logits * (size_t)c->n_vocab;
-        backend->download(backend, s->host_logits, s->logits, n * sizeof *s->logits);
-    }
+    const bool whole = layers_run(&step);
+    if (whole) project_logits(&step);
+    part_begin(&step, BACKEND_PARTS);
+    if (whole && !backend->is_host) bring_logits(&step);
 }

@@ -19,7 +19,6 @@ struct model_scratch {
     float *gate, *up; /* [max_rows][n_ff] */
     float *cos, *sin; /* [max_rows][head_dim / 2] */
     float *logits;    /* [max_logits][n_vocab] */
-    float *angles;    /* of the host: cos, then sin, as they are computed */
     /* Of the host, where the backend's memory is not: the logits; what a tap or an evaluation looks at, made
        when the first one does. */
     float *host_logits, *watched;

@@ -170,28 +170,50 @@ static const float *row_adjust(struct sampler *sampler, const struct sampler_par
 
 /* ---- The draw ---- */
 
+/* What limits a draw. */
+struct limits {
+    bool by_k, by_min, by_share;
+};
+
+static struct limits limits_of(const struct sampler_params *params, int n_vocab)
+{
+    return (struct limits){.by_k = params->top_k > 0 && params->top_k<n_vocab, .by_min = params->min_p> 0,
+                           .by_share = params->top_p < 1};
+}
+
+/* How far below the largest logit min_p lets tokens be. A little low, because logarithms differ between
+   machines: the weights decide. */
+static float min_depth(const struct sampler_params *params)
+{
+    return params->min_p > 0 ? params->temperature * (logf(params->min_p) - 0.01f) : -INFINITY;
+}
+
+/* Among the candidates that min_p or top_k left. */
+static int32_t candidates_draw(struct distribution *distribution, const struct sampler_params *params,
+                               double u)
+{
+    double mass = distribution_weigh_candidates(distribution, params->temperature);
+    if (params->min_p > 0) mass = distribution_keep_weight(distribution, params->min_p);
+    if (params->top_p < 1) distribution_keep_mass(distribution, (double)params->top_p * mass);
+    return distribution_draw_candidates(distribution, u);
+}
+
 static int32_t row_draw(struct distribution *distribution, const struct sampler_params *params, double u)
 {
     float temperature = params->temperature;
-    bool by_k = params->top_k > 0 && params->top_k < distribution->n;
-    bool by_min = params->min_p > 0;
-    bool by_share = params->top_p < 1;
-    if (!by_k && !by_min) {
+    struct limits limits = limits_of(params, distribution->n);
+    if (!limits.by_k && !limits.by_min) {
         distribution_weigh(distribution, temperature);
-        if (!by_share) return distribution_draw_all(distribution, u);
+        if (!limits.by_share) return distribution_draw_all(distribution, u);
         distribution_gather_share(distribution, (double)params->top_p, temperature);
         return distribution_draw_candidates(distribution, u);
     }
-    /* A little low, because logarithms differ between machines: the weights decide. */
-    float threshold = by_min ? distribution->max + temperature * (logf(params->min_p) - 0.01f) : -INFINITY;
-    if (by_k)
+    float threshold = distribution->max + min_depth(params);
+    if (limits.by_k)
         distribution_gather_top(distribution, params->top_k, threshold);
     else
         distribution_gather(distribution, threshold);
-    double mass = distribution_weigh_candidates(distribution, temperature);
-    if (by_min) mass = distribution_keep_weight(distribution, params->min_p);
-    if (by_share) distribution_keep_mass(distribution, (double)params->top_p * mass);
-    return distribution_draw_candidates(distribution, u);
+    return candidates_draw(distribution, params, u);
 }
 
 /* Logprobs of what the token was drawn from, which is as the draw left it. */
@@ -243,6 +265,62 @@ void sampler_draw(struct sampler *sampler, const struct sampler_params *params, 
         out->logprob = logprob(&reference, logits[out->token]);
     else if (params->n_logprobs >= 0)
         drawn_take(distribution, params, out);
+}
+
+/* ---- From what a device tells of a row ---- */
+
+void sampler_wish(const struct sampler_params *params, int n_vocab, bool is_masked, int n_output,
+                  struct backend_wish *out)
+{
+    struct limits limits = limits_of(params, n_vocab);
+    float temperature = params->temperature;
+    *out = (struct backend_wish){.kind = BACKEND_ROW};
+    if (is_masked || params->n_bias > 0 || params->n_logprobs >= 0 || is_penalized(params)) return;
+    if (!(temperature >= GREEDY_BELOW)) {
+        out->kind = BACKEND_BEST;
+        return;
+    }
+    out->scale = 1.0f / temperature;
+    out->u = philox_uniform(params->seed, (uint64_t)n_output);
+    if (limits.by_k || limits.by_min) {
+        if (limits.by_k && params->top_k > BACKEND_LISTED) return;
+        out->kind = BACKEND_LIST;
+        out->top_k = limits.by_k ? params->top_k : 0;
+        out->depth[0] = out->depth[1] = min_depth(params);
+    } else if (limits.by_share) {
+        out->kind = BACKEND_LIST;
+        out->is_weighed = true;
+        out->depth[0] = -(DISTRIBUTION_NATS_FAR * temperature);
+        out->depth[1] = -(DISTRIBUTION_NATS_NEAR * temperature);
+    } else {
+        out->kind = BACKEND_DRAW;
+    }
+}
+
+bool sampler_draw_answer(struct sampler *sampler, const struct sampler_params *params,
+                         const struct backend_answer *answer, int n_output, struct sampler_result *out)
+{
+    struct distribution *distribution = &sampler->distribution;
+    struct limits limits = limits_of(params, distribution->n);
+    if (answer->n < 0) return false;
+    *out = (struct sampler_result){.token = answer->token};
+    if (answer->max == -INFINITY) out->token = 0;
+    if (answer->max == -INFINITY || !answer->list) return true;
+    double u = philox_uniform(params->seed, (uint64_t)n_output);
+    distribution_know(distribution, answer->max, answer->mass);
+    if (limits.by_k || limits.by_min) {
+        float threshold = distribution->max + min_depth(params);
+        if (limits.by_k)
+            distribution_top_listed(distribution, answer->list, answer->n, params->top_k, threshold);
+        else
+            distribution_gather_listed(distribution, answer->list, answer->n, threshold);
+        out->token = candidates_draw(distribution, params, u);
+        return true;
+    }
+    if (!distribution_share_listed(distribution, answer, (double)params->top_p, params->temperature))
+        return false;
+    out->token = distribution_draw_candidates(distribution, u);
+    return true;
 }
 
 void sampler_score(struct sampler *sampler, int n_logprobs, const float *logits, int32_t token,

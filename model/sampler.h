@@ -2,6 +2,7 @@
 #define MODEL_SAMPLER_H
 
 #include "config/err.h"
+#include "kernels/choice.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -73,6 +74,13 @@ void sampler_free(struct sampler *sampler);
 void sampler_draw(struct sampler *sampler, const struct sampler_params *params, const float *logits,
                   const uint32_t *allowed, const int32_t *prompt, int n_prompt, const int32_t *output,
                   int n_output, struct sampler_result *out);
+/* The same draw from a row that lies on a device. sampler_wish: what must be known of it; the whole row with
+   bias, penalties, a mask or logprobs. sampler_draw_answer: the token, of a wish for less than the row; false
+   when the row is needed after all (then *out is undefined). */
+void sampler_wish(const struct sampler_params *params, int n_vocab, bool is_masked, int n_output,
+                  struct backend_wish *out);
+bool sampler_draw_answer(struct sampler *sampler, const struct sampler_params *params,
+                         const struct backend_answer *answer, int n_output, struct sampler_result *out);
 /* Logprob of a given token and its n_logprobs alternatives, for echoing a prompt's logprobs. */
 void sampler_score(struct sampler *sampler, int n_logprobs, const float *logits, int32_t token,
                    struct sampler_result *out);

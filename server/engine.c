@@ -82,6 +82,11 @@ static enum err create_batch(struct engine *engine, struct err_info *info)
     engine->spans = calloc((size_t)options->parallel, sizeof *engine->spans);
     engine->rows = calloc((size_t)options->max_logits, sizeof *engine->rows);
     engine->logit_rows = calloc((size_t)options->max_logits, sizeof *engine->logit_rows);
+    if (!options->backend->is_host) {
+        engine->wishes = calloc((size_t)options->max_logits, sizeof *engine->wishes);
+        engine->answers = calloc((size_t)options->max_logits, sizeof *engine->answers);
+        if (engine->wishes == NULL || engine->answers == NULL) short_of_memory = true;
+    }
     engine->samplers = calloc((size_t)n_workers, sizeof(struct sampler *));
     for (int i = 0; i < n_workers && engine->samplers != NULL; i++) {
         engine->samplers[i] = sampler_create(engine->n_vocab);
@@ -114,30 +119,6 @@ static void log_capacity(const struct engine *engine)
 }
 
 /* --- The thread --- */
-
-static void update_metrics(struct engine *engine)
-{
-    struct metrics *metrics = engine->options.metrics;
-    struct metrics_kv kv = {0};
-    struct kv_pool_stats stats;
-
-    for (struct sched_seq *seq = sched_running(engine->sched); seq != NULL;
-         seq = sched_next(engine->sched, seq))
-        metrics_kv_add(&kv, &engine->policies[seq->format], seq->n_cached);
-    kv_pool_stats(engine->pool, &stats);
-    metrics_set_kv(metrics, &kv);
-    metrics_set_sched(metrics, sched_stats(engine->sched), sched_waiting_tokens(engine->sched));
-    struct kv_prefix_stats prefix = {0};
-    if (engine->prefix != NULL) kv_prefix_stats(engine->prefix, &prefix);
-    metrics_set_pool(metrics, &stats, &prefix);
-    struct kv_swap_stats swap = {0};
-    if (engine->swap != NULL) kv_swap_stats(engine->swap, &swap);
-    metrics_set_swap(metrics, &swap);
-    int64_t running = sched_running_count(engine->sched);
-    atomic_store_explicit(&metrics->running, running, memory_order_relaxed);
-    if (running > atomic_load_explicit(&metrics->running_peak, memory_order_relaxed))
-        atomic_store_explicit(&metrics->running_peak, running, memory_order_relaxed);
-}
 
 static void update_waiting(struct engine *engine)
 {
@@ -266,7 +247,7 @@ static void run_step(struct engine *engine)
 {
     engine_step(engine);
     if (engine_device_failure(engine) != NULL) engine_fail_running(engine);
-    update_metrics(engine);
+    engine_metrics_update(engine);
     check_invariants(engine);
 }
 
@@ -275,6 +256,7 @@ static void *engine_run(void *context)
     struct engine *engine = context;
     for (;;) {
         bool stopping = collect_mail(engine), broken = atomic_load(&engine->state) == ENGINE_BROKEN;
+        int64_t start_us = clock_us();
         if (stopping)
             fail_tickets(engine, ERR_CLOSED, "the server was stopped before the request was finished");
         else if (broken)
@@ -286,6 +268,7 @@ static void *engine_run(void *context)
         update_waiting(engine);
         engine_snapshot_publish(engine->snapshot, engine);
         deliver_news(engine);
+        engine_metrics_turn(engine, start_us);
         if (stopping) return NULL;
         if (!broken && engine_device_failure(engine) != NULL) engine_restart(engine);
     }
@@ -307,8 +290,9 @@ enum err engine_create(const struct engine_options *options, struct engine **out
     if (err == ERR_OK) err = engine_warm_up(engine, info);
     if (err == ERR_OK) err = engine_cache_load(engine, info);
     if (err != ERR_OK) goto out;
-    update_metrics(engine);
+    engine_metrics_update(engine);
     log_capacity(engine);
+    engine_metrics_log(engine);
     int failed = pthread_create(&engine->thread, NULL, engine_run, engine);
     if (failed != 0) {
         err = err_set(info, ERR_MEMORY, "cannot start the engine thread: %s", strerror(failed));
@@ -344,6 +328,8 @@ void engine_free(struct engine *engine)
     free(engine->spans);
     free(engine->rows);
     free(engine->logit_rows);
+    free(engine->wishes);
+    free(engine->answers);
     pthread_cond_destroy(&engine->wake);
     pthread_mutex_destroy(&engine->lock);
     free(engine);

@@ -13,7 +13,8 @@
 
 /* engine.c: life, mailbox, loop. engine_step.c: one step. engine_submit.c: what a request must be.
    engine_cache.c: the prefix cache. engine_swap.c: the second store behind it. engine_grammar.c: text that a
-   grammar rules. engine_restart.c: what is on the device, and how it comes back after an error. */
+   grammar rules. engine_restart.c: what is on the device, and how it comes back after an error.
+   engine_metrics.c: numbers. */
 
 /* One choice of a request; in the request's arena. */
 struct engine_job {
@@ -53,7 +54,8 @@ struct engine_claim {
 /* One row of logits of a step. */
 struct engine_row {
     struct engine_job *job;
-    int scored; /* position of the prompt token that it scores; -1: a token is sampled */
+    int scored;    /* position of the prompt token that it scores; -1: a token is sampled */
+    bool is_short; /* what the device told was not enough for the draw */
 };
 
 struct engine {
@@ -97,13 +99,17 @@ struct engine {
     struct kv_sequence **free_kv; /* [parallel] stack */
     struct kv_sequence **all_kv;  /* [parallel] */
     int n_free_kv;
-    int32_t *tokens;              /* [max_batch_tokens] */
-    struct attention_span *spans; /* [parallel] */
-    struct engine_row *rows;      /* [max_logits] */
-    int32_t *logit_rows;          /* [max_logits] */
+    int32_t *tokens;                /* [max_batch_tokens] */
+    struct attention_span *spans;   /* [parallel] */
+    struct engine_row *rows;        /* [max_logits] */
+    int32_t *logit_rows;            /* [max_logits] */
+    struct backend_wish *wishes;    /* [max_logits]; NULL: logits are the host's anyway */
+    struct backend_answer *answers; /* [max_logits] */
     const float *logits;
     int n_vocab;
-    int max_prompt_tokens; /* of the next step, see step_target_ms */
+    int64_t forward_us;         /* of this turn of the loop; 0: it ran no step */
+    int64_t turn_us, memory_us; /* when the last turn that ran one was over; when memory was last looked at */
+    int max_prompt_tokens;      /* of the next step, see step_target_ms */
     struct engine_snapshot *snapshot;
     int n_restarts;       /* of the device since a step worked */
     _Atomic int state;    /* enum engine_state */
@@ -132,6 +138,15 @@ const char *engine_device_failure(const struct engine *engine);
 void engine_fail_running(struct engine *engine);
 /* Then, when nothing runs: the device anew, or ENGINE_BROKEN. Returns early when the engine is to stop. */
 void engine_restart(struct engine *engine);
+
+/* engine_metrics.c. After a step, and before the first. */
+void engine_metrics_update(struct engine *engine);
+/* A forward pass took so long, and what belongs to it on the host. */
+void engine_metrics_forward(struct engine *engine, int64_t forward_us, int64_t host_us);
+/* A turn of the loop is over that began at start_us. */
+void engine_metrics_turn(struct engine *engine, int64_t start_us);
+/* The card's memory by kind, to the log. */
+void engine_metrics_log(const struct engine *engine);
 
 /* engine_grammar.c. What the workers need for masks; frees what it has (also after a failure). */
 enum err engine_grammar_create(struct engine *engine, struct err_info *info);

@@ -35,6 +35,12 @@ static int add_logits(struct engine *engine, struct engine_job *job, int first_r
         engine->rows[n_logits + i] =
             (struct engine_row){.job = job, .scored = samples ? -1 : seq->n_cached + i + 1};
         engine->logit_rows[n_logits + i] = first_row + (samples ? seq->n_step - 1 : i);
+        if (engine->wishes == NULL) continue;
+        if (samples)
+            sampler_wish(&job->choice->sampler, engine->n_vocab, job->grammar != NULL, job->n_output,
+                         &engine->wishes[n_logits + i]);
+        else
+            engine->wishes[n_logits + i] = (struct backend_wish){.kind = BACKEND_ROW};
     }
     return n_logits + n;
 }
@@ -44,8 +50,11 @@ static void build_batch(struct engine *engine, struct sched_seq *const *chosen, 
                         struct model_batch *batch)
 {
     kv_staging_reset(engine->staging);
-    *batch = (struct model_batch){
-        .tokens = engine->tokens, .spans = engine->spans, .logit_rows = engine->logit_rows};
+    *batch = (struct model_batch){.tokens = engine->tokens,
+                                  .spans = engine->spans,
+                                  .logit_rows = engine->logit_rows,
+                                  .wishes = engine->wishes,
+                                  .answers = engine->answers};
     for (int i = 0; i < n_chosen; i++) {
         struct engine_job *job = chosen[i]->owner;
         struct err_info info;
@@ -76,6 +85,17 @@ static void store_top(struct token_top *top, int n_logprobs, const struct sample
     }
 }
 
+/* From what the device tells of the row. False when it was asked for the whole row, or is to be. */
+static bool draw_answer(const struct engine *engine, int item, int worker, struct sampler_result *result)
+{
+    struct engine_row *row = &engine->rows[item];
+    const struct engine_job *job = row->job;
+    if (engine->wishes == NULL || engine->wishes[item].kind == BACKEND_ROW) return false;
+    row->is_short = !sampler_draw_answer(engine->samplers[worker], &job->choice->sampler,
+                                         &engine->answers[item], job->n_output, result);
+    return !row->is_short;
+}
+
 static void draw_row(void *context, int item, int worker)
 {
     const struct engine *engine = context;
@@ -96,8 +116,11 @@ static void draw_row(void *context, int item, int worker)
     } else {
         const uint32_t *allowed = NULL;
         if (job->grammar != NULL && (allowed = engine_grammar_mask(engine, job, worker)) == NULL) return;
-        sampler_draw(engine->samplers[worker], &choice->sampler, logits, allowed, choice->prompt,
-                     choice->n_prompt, job->output, job->n_output, &result);
+        if (!draw_answer(engine, item, worker, &result)) {
+            if (row->is_short) return;
+            sampler_draw(engine->samplers[worker], &choice->sampler, logits, allowed, choice->prompt,
+                         choice->n_prompt, job->output, job->n_output, &result);
+        }
         if (job->grammar != NULL) engine_grammar_accept(job, result.token);
         job->output[job->n_output] = result.token;
         record = &choice->records[job->n_output];
@@ -105,6 +128,28 @@ static void draw_row(void *context, int item, int worker)
     }
     *record = (struct token_record){.token = result.token, .logprob = result.logprob};
     if (top != NULL && n_logprobs > 0) store_top(top, n_logprobs, &result);
+}
+
+static void draw_short_row(void *context, int item, int worker)
+{
+    struct engine *engine = context;
+    if (!engine->rows[item].is_short) return;
+    engine->rows[item].is_short = false;
+    draw_row(context, item, worker);
+}
+
+static void draw_rows(struct engine *engine, int n)
+{
+    bool any_short = false;
+    workers_run(engine->options.workers, n, draw_row, engine);
+    for (int i = 0; i < n; i++) {
+        if (!engine->rows[i].is_short) continue;
+        any_short = true;
+        engine->wishes[i].kind = BACKEND_ROW;
+        model_fetch_row(engine->options.model, i);
+    }
+    if (any_short && engine_device_failure(engine) == NULL)
+        workers_run(engine->options.workers, n, draw_short_row, engine);
 }
 
 /* --- Publishing --- */
@@ -272,6 +317,13 @@ static void count_step(struct engine *engine, const struct model_batch *batch, i
     atomic_fetch_add_explicit(&metrics->prompt_tokens, (uint64_t)n_prompt, memory_order_relaxed);
 }
 
+static void run_forward(struct engine *engine, const struct model_batch *batch)
+{
+    int64_t start_us = clock_us();
+    model_forward(engine->options.model, batch, &engine->logits);
+    engine->forward_us = clock_us() - start_us;
+}
+
 void engine_step(struct engine *engine)
 {
     struct sched_seq *const *chosen;
@@ -286,9 +338,10 @@ void engine_step(struct engine *engine)
 
     build_batch(engine, chosen, n_chosen, &batch);
     int n_prompt = count_prompt_tokens(chosen, n_chosen);
-    if (batch.n_tokens > 0) model_forward(engine->options.model, &batch, &engine->logits);
+    if (batch.n_tokens > 0) run_forward(engine, &batch);
     bool failed = engine_device_failure(engine) != NULL;
-    if (batch.n_logits > 0 && !failed) workers_run(engine->options.workers, batch.n_logits, draw_row, engine);
+    if (batch.n_logits > 0 && !failed) draw_rows(engine, batch.n_logits);
+    failed = engine_device_failure(engine) != NULL;
 
     /* Whether a sequence has a new token is known before the step's tokens count, and acted upon after. */
     for (int i = 0; i < n_chosen; i++) {
@@ -333,6 +386,7 @@ enum err engine_warm_up(struct engine *engine, struct err_info *info)
         model_forward(engine->options.model, &batch, &engine->logits);
         int64_t took_us = clock_us() - start_us;
         kv_sequence_end(kv);
+        engine_metrics_forward(engine, took_us, 0);
         adapt_step(engine, n, took_us);
         log_debug("engine", "warm-up: %d tokens took %.1f ms", n, (double)took_us * 1e-3);
     }

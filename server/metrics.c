@@ -29,6 +29,11 @@ static const char *const constraint_names[CONSTRAINTS] = {
     "json_object", "json_schema", "regex", "choice", "grammar", "tools",
 };
 
+static const char *const part_names[BACKEND_PARTS] = {"attention", "products", "rest"};
+
+const char *const metrics_memory_names[METRICS_MEMORIES] = {"weights", "activations", "kv_cache",
+                                                            "scratch", "other",       "free"};
+
 static const char *const kv_kind_names[METRICS_KV_KINDS] = {"old", "recent", "open", "sinks"};
 
 static uint64_t load(const _Atomic uint64_t *value)
@@ -127,6 +132,29 @@ void metrics_set_sched(struct metrics *metrics, const struct sched_stats *stats,
     store(&metrics->prefix_hit_tokens, stats->hit_tokens);
     store(&metrics->prefix_query_tokens, stats->looked_up_tokens);
     atomic_store_explicit(&metrics->waiting_tokens, waiting_tokens, memory_order_relaxed);
+}
+
+void metrics_add_step(struct metrics *metrics, int64_t forward_ns, int64_t host_ns,
+                      const double part_seconds[BACKEND_PARTS])
+{
+    atomic_fetch_add_explicit(&metrics->forward_ns, (uint64_t)forward_ns, memory_order_relaxed);
+    atomic_fetch_add_explicit(&metrics->host_ns, (uint64_t)host_ns, memory_order_relaxed);
+    for (int part = 0; part < BACKEND_PARTS; part++)
+        store(&metrics->part_ns[part], (uint64_t)(part_seconds[part] * 1e9));
+}
+
+void metrics_set_memory(struct metrics *metrics, const struct backend_memory *memory, size_t weight_bytes,
+                        size_t activation_bytes)
+{
+    const size_t known[] = {weight_bytes, activation_bytes + memory->activations, memory->ranges,
+                            memory->scratch};
+    size_t used = memory->total - memory->free;
+    for (int kind = METRICS_WEIGHTS; kind < METRICS_OTHER; kind++) {
+        store(&metrics->device_bytes[kind], known[kind]);
+        used -= known[kind] < used ? known[kind] : used;
+    }
+    store(&metrics->device_bytes[METRICS_OTHER], used);
+    store(&metrics->device_bytes[METRICS_FREE], memory->free);
 }
 
 static void print_head(struct buf *out, const char *name, const char *type, const char *help)
@@ -258,6 +286,32 @@ static void print_tenants(const struct metrics *metrics, struct buf *out)
                          offsetof(struct metrics_tenant, prompt_tokens));
     print_tenant_counter(metrics, out, "octavo_tenant_generated_tokens_total", "Tokens generated for them.",
                          offsetof(struct metrics_tenant, generated_tokens));
+}
+
+static void print_seconds(struct buf *out, const char *name, const char *label, const char *value,
+                          const _Atomic uint64_t *ns)
+{
+    buf_printf(out, "%s{%s=\"%s\"} %.9f\n", name, label, value, (double)load(ns) * 1e-9);
+}
+
+static void print_step(const struct metrics *metrics, struct buf *out)
+{
+    print_head(out, "octavo_engine_seconds_total", "counter",
+               "Time of the engine while it had something to run: in forward passes, and between them, when "
+               "a card is idle.");
+    print_seconds(out, "octavo_engine_seconds_total", "phase", "forward", &metrics->forward_ns);
+    print_seconds(out, "octavo_engine_seconds_total", "phase", "host", &metrics->host_ns);
+    print_head(out, "octavo_forward_seconds_total", "counter",
+               "Time of the forward passes by part, on a card by its own clock, where the difference to the "
+               "engine's is copies and waiting for the host.");
+    for (int part = 0; part < BACKEND_PARTS; part++)
+        print_seconds(out, "octavo_forward_seconds_total", "part", part_names[part], &metrics->part_ns[part]);
+    if (load(&metrics->device_bytes[METRICS_WEIGHTS]) == 0) return;
+    print_head(out, "octavo_device_memory_bytes", "gauge",
+               "Memory of the card by what has it; other: the driver's, and other processes'.");
+    for (int kind = 0; kind < METRICS_MEMORIES; kind++)
+        buf_printf(out, "octavo_device_memory_bytes{kind=\"%s\"} %llu\n", metrics_memory_names[kind],
+                   (unsigned long long)load(&metrics->device_bytes[kind]));
 }
 
 /* A gauge by kind of block and format. */
@@ -436,6 +490,7 @@ void metrics_print(const struct metrics *metrics, struct buf *out)
 {
     print_build(metrics, out);
     print_requests(metrics, out);
+    print_step(metrics, out);
     print_tenants(metrics, out);
     print_constraints(metrics, out);
     print_cache(metrics, out);

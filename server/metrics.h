@@ -4,6 +4,7 @@
 #include "cache/pool.h"
 #include "cache/prefix.h"
 #include "cache/swap.h"
+#include "kernels/backend.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -32,6 +33,17 @@ enum metrics_kv_kind {
     METRICS_KV_KINDS
 };
 
+/* Memory of a card. */
+enum metrics_memory {
+    METRICS_WEIGHTS,
+    METRICS_ACTIVATIONS,
+    METRICS_KV_CACHE, /* behind the blocks of the pool that came into use */
+    METRICS_SCRATCH,  /* block tables, codecs, partial results */
+    METRICS_OTHER,    /* the driver's, and other processes' */
+    METRICS_FREE,
+    METRICS_MEMORIES
+};
+
 enum { METRICS_BUCKETS = 20, METRICS_TENANTS = 64 };
 
 struct metrics_histogram {
@@ -54,6 +66,8 @@ struct metrics {
     _Atomic uint64_t requests[OUTCOMES];
     _Atomic uint64_t prompt_tokens, generated_tokens;
     _Atomic uint64_t engine_steps, step_tokens;
+    _Atomic uint64_t forward_ns, host_ns, part_ns[BACKEND_PARTS];
+    _Atomic uint64_t device_bytes[METRICS_MEMORIES]; /* all 0: there is no card */
     _Atomic uint64_t backend_restarts;
     _Atomic uint64_t preemptions, recomputed_tokens, prefix_hit_tokens, prefix_query_tokens;
     _Atomic uint64_t prefix_blocks, prefix_idle_bytes, prefix_used_bytes, prefix_evicted;
@@ -84,6 +98,8 @@ struct metrics {
     const char *backend;
 };
 
+extern const char *const metrics_memory_names[METRICS_MEMORIES];
+
 /* Upper bounds of the buckets in the histogram's unit, 500 to 1e9 in 1-2-5 steps: 0.5 ms to 1,000 s, or 0.5
    microseconds to 1 s. */
 extern const int64_t metrics_bounds[METRICS_BUCKETS];
@@ -107,6 +123,13 @@ struct metrics_kv {
 };
 void metrics_kv_add(struct metrics_kv *kv, const struct kv_policy *policy, int n_tokens);
 void metrics_set_kv(struct metrics *metrics, const struct metrics_kv *kv);
+
+/* A step is over: forward and host are of the engine's thread, part_seconds those of the backend so far. */
+void metrics_add_step(struct metrics *metrics, int64_t forward_ns, int64_t host_ns,
+                      const double part_seconds[BACKEND_PARTS]);
+/* Of the model: weight_bytes, activation_bytes. */
+void metrics_set_memory(struct metrics *metrics, const struct backend_memory *memory, size_t weight_bytes,
+                        size_t activation_bytes);
 
 struct sched_stats;
 void metrics_set_sched(struct metrics *metrics, const struct sched_stats *stats, int64_t waiting_tokens);

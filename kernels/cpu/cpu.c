@@ -1,4 +1,5 @@
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fused.h"
 #include "kernels/cpu/kv_backend.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/row.h"
@@ -6,6 +7,7 @@
 #include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /*
  * The CPU's backend table: which instructions the processor has, which kernels that means, and the memory
@@ -32,6 +34,29 @@ static void cpu_copy(struct backend *backend, void *to, const void *from, size_t
 {
     (void)backend;
     memcpy(to, from, bytes);
+}
+
+static int64_t clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void part_begin(struct backend *backend, enum backend_part part)
+{
+    struct cpu_state *cpu = cpu_state(backend);
+    if (part == cpu->part) return;
+    int64_t now_ns = clock_ns();
+    if (cpu->part != BACKEND_PARTS)
+        cpu->part_seconds[cpu->part] += (double)(now_ns - cpu->part_since_ns) * 1e-9;
+    cpu->part = part;
+    cpu->part_since_ns = now_ns;
+}
+
+static void part_seconds(const struct backend *backend, double seconds[BACKEND_PARTS])
+{
+    memcpy(seconds, cpu_state(backend)->part_seconds, BACKEND_PARTS * sizeof *seconds);
 }
 
 static void cpu_destroy(struct backend *backend)
@@ -108,6 +133,10 @@ static void cpu_fill_rows(struct backend *backend)
     backend->rope = row_rope;
     backend->swiglu = row_swiglu;
     backend->add = row_add;
+    backend->angles = row_angles;
+    backend->add_norm_prepare = fused_add_norm_prepare;
+    backend->swiglu_prepare = fused_swiglu_prepare;
+    backend->rotate_store = fused_rotate_store;
 }
 
 enum err backend_cpu_create(struct workers *workers, const char *level_name, struct backend **out,
@@ -125,7 +154,10 @@ enum err backend_cpu_create(struct workers *workers, const char *level_name, str
     backend->free = cpu_free;
     backend->copy = backend->upload = backend->download = cpu_copy;
     backend->is_host = true;
+    backend->part_begin = part_begin;
+    backend->part_seconds = part_seconds;
     backend->destroy = cpu_destroy;
+    cpu->part = BACKEND_PARTS;
     cpu->workers = workers;
     cpu->level = level;
     cpu_fill_matmul(backend);

@@ -4,6 +4,8 @@
 #include "kernels/backend.h"
 #include "kernels/workers.h"
 
+#include <stdint.h>
+
 /*
  * The CPU backend's own state (struct backend.state). Each group of operations has one table of inner
  * kernels per level; what surrounds them (splitting into items, bookkeeping) is the same code at every level.
@@ -20,6 +22,9 @@ struct cpu_state {
     const struct matmul_kernels *matmul;
     const struct row_kernels *rows;
     struct kv_backend *kv;
+    enum backend_part part; /* that goes on; BACKEND_PARTS: none */
+    int64_t part_since_ns;
+    double part_seconds[BACKEND_PARTS];
 };
 
 static inline struct cpu_state *cpu_state(const struct backend *backend)

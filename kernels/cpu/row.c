@@ -1,5 +1,7 @@
 #include "kernels/cpu/row.h"
 
+#include <math.h>
+
 /* Work is split so that an item is worth handing to a worker: some thousands of elements. */
 enum { ITEM_ELEMENTS = 4096 };
 
@@ -115,4 +117,33 @@ void row_add(struct backend *backend, float *x, const float *y, size_t n)
 {
     struct row_job job = {.kernels = cpu_state(backend)->rows, .x = x, .other = y, .n_elements = n};
     elements_run(backend, &job, add_item);
+}
+
+struct angles_job {
+    const struct attention_span *spans;
+    int half;
+    const double *inv_freq;
+    float *cosines, *sines;
+};
+
+static void angles_item(void *context, int item, int worker)
+{
+    (void)worker;
+    const struct angles_job *job = context;
+    const struct attention_span *span = &job->spans[item];
+    for (int r = 0; r < span->n_rows; r++) {
+        size_t at = (size_t)(span->first_row + r) * (size_t)job->half;
+        for (int f = 0; f < job->half; f++) {
+            double angle = (double)(span->first_pos + r) * job->inv_freq[f];
+            job->cosines[at + (size_t)f] = (float)cos(angle);
+            job->sines[at + (size_t)f] = (float)sin(angle);
+        }
+    }
+}
+
+void row_angles(struct backend *backend, int n_spans, const struct attention_span *spans, int half,
+                const double *inv_freq, float *cosines, float *sines)
+{
+    struct angles_job job = {spans, half, inv_freq, cosines, sines};
+    workers_run(cpu_state(backend)->workers, n_spans, angles_item, &job);
 }

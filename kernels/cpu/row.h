@@ -31,5 +31,7 @@ void row_rope(struct backend *backend, float *x, int n_rows, int n_heads, int he
               const float *sin);
 void row_swiglu(struct backend *backend, const float *gate, const float *up, size_t n, float *out);
 void row_add(struct backend *backend, float *x, const float *y, size_t n);
+void row_angles(struct backend *backend, int n_spans, const struct attention_span *spans, int half,
+                const double *inv_freq, float *cosines, float *sines);
 
 #endif

@@ -43,28 +43,6 @@ static const char *cuda_failure(const struct backend *backend)
     return is_failed(backend) ? cuda_state(backend)->failure : NULL;
 }
 
-static void cuda_copy(struct backend *backend, void *to, const void *from, size_t bytes)
-{
-    struct cuda_state *cuda = cuda_state(backend);
-    if (is_failed(backend) || bytes == 0) return;
-    cuda_check(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream), "copy");
-}
-
-static void cuda_upload(struct backend *backend, void *to, const void *from, size_t bytes)
-{
-    struct cuda_state *cuda = cuda_state(backend);
-    if (is_failed(backend) || bytes == 0) return;
-    cuda_check(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda->stream), "upload");
-}
-
-static void cuda_download(struct backend *backend, void *to, const void *from, size_t bytes)
-{
-    struct cuda_state *cuda = cuda_state(backend);
-    if (is_failed(backend) || bytes == 0) return;
-    if (cuda_check(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download"))
-        cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "step");
-}
-
 static void cuda_rmsnorm(struct backend *backend, const float *x, const float *gain, float eps, int n_rows,
                          int n, float *out)
 {
@@ -101,6 +79,9 @@ static void device_close(struct cuda_state *cuda)
     if (cuda->stream) cudaStreamSynchronize(cuda->stream);
     cuda_free_kv(cuda);
     cuda_free_memory(cuda);
+    cuda_free_choose(cuda);
+    cuda_drop_marks(cuda);
+    cuda_drop_lanes(cuda);
     cudaFree(cuda->tokens.memory);
     cuda->tokens = (struct cuda_buffer){0};
     if (cuda->stream) cudaStreamDestroy(cuda->stream);
@@ -111,6 +92,8 @@ static void cuda_destroy(struct backend *backend)
 {
     if (!backend) return;
     device_close(cuda_state(backend));
+    cuda_free_marks(cuda_state(backend));
+    cuda_free_transfer(cuda_state(backend));
     free(cuda_state(backend));
     free(backend);
 }
@@ -193,14 +176,13 @@ enum err backend_cuda_create(int device, struct backend **out, struct err_info *
     backend->state = cuda;
     enum err err = device_open(cuda, device, info);
     if (!err) err = cuda_fill_memory(backend, info);
+    if (!err && !(cuda_fill_marks(backend) && cuda_fill_transfer(backend)))
+        err = err_set(info, ERR_MEMORY, "cuda backend: out of memory");
     if (err) {
         cuda_destroy(backend);
         return err;
     }
     backend->name = cuda->name;
-    backend->copy = cuda_copy;
-    backend->upload = cuda_upload;
-    backend->download = cuda_download;
     backend->failure = cuda_failure;
     backend->restart = cuda_restart;
     backend->rmsnorm = cuda_rmsnorm;
@@ -210,6 +192,7 @@ enum err backend_cuda_create(int device, struct backend **out, struct err_info *
     backend->destroy = cuda_destroy;
     cuda_fill_weights(backend);
     cuda_fill_kv(backend);
+    cuda_fill_choose(backend);
     kernels_choose(cuda);
     *out = backend;
     return ERR_OK;

@@ -41,10 +41,14 @@ struct cuda_resident {
     size_t stage_bytes; /* largest part 0 of a page */
     bool has_mean;
     size_t walk_stage_bytes; /* struct cuda_walk */
+    size_t bytes;            /* of memory */
     int n_basis_steps, place_blocks;
 };
 
-struct cuda_ranges; /* memory.c */
+struct cuda_ranges;  /* memory.c */
+struct cuda_marks;   /* marks.c */
+struct cuda_lanes;   /* transfer.c */
+struct cuda_chooser; /* choose.c */
 
 /* Tiles of one codec that a launch of walks takes: struct cuda_walk. */
 struct cuda_batch {
@@ -57,7 +61,7 @@ struct cuda_state {
     cudaStream_t stream;
     char name[160];
     char failure[200]; /* empty: none */
-    struct cuda_buffer tokens;
+    struct cuda_buffer tokens, frequencies;
     struct cuda_table table;               /* spans */
     struct cuda_table sealed;              /* blocks of a seal */
     struct cuda_table tiles;               /* of the table's spans; only device and host are used */
@@ -66,6 +70,10 @@ struct cuda_state {
     struct cuda_resident codecs[CUDA_MAX_CODECS];
     int n_codecs; /* ever made resident; the oldest makes room */
     struct cuda_ranges *ranges;
+    struct cuda_marks *marks;
+    struct cuda_lanes *lanes;
+    struct cuda_chooser *chooser; /* NULL: nobody has asked */
+    size_t acts_bytes;
     struct cuda_batch *batches; /* [n_batches], of cuda_state.tiles; room for most_batches */
     int n_batches, most_batches, walk_columns;
     size_t items_at; /* in tiles' memory */
@@ -103,6 +111,23 @@ int cuda_tile_rows(const struct attention_span *span, int r, int at_once);
 void cuda_fill_weights(struct backend *backend);
 void cuda_fill_kv(struct backend *backend);
 void cuda_free_kv(struct cuda_state *cuda);
+/* transfer.c: to the card, in the stream's order; done with `from` when it returns. False after an error of
+   the card, which is called `what`. */
+bool cuda_send(struct cuda_state *cuda, void *to, const void *from, size_t bytes, const char *what);
+bool cuda_fill_transfer(struct backend *backend);
+void cuda_drop_lanes(struct cuda_state *cuda);
+void cuda_free_transfer(struct cuda_state *cuda);
+
+/* choose.c. bytes: of the card's memory. */
+void cuda_fill_choose(struct backend *backend);
+size_t cuda_choose_bytes(const struct cuda_state *cuda);
+void cuda_free_choose(struct cuda_state *cuda);
+
+/* marks.c: false without memory. After an error of the card its events are dropped; what was measured stays.
+ */
+bool cuda_fill_marks(struct backend *backend);
+void cuda_drop_marks(struct cuda_state *cuda);
+void cuda_free_marks(struct cuda_state *cuda);
 enum err cuda_fill_memory(struct backend *backend, struct err_info *info);
 void cuda_free_memory(struct cuda_state *cuda);
 

@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/rows.h"
 
 #include <assert.h>
 #include <math.h>
@@ -102,8 +103,7 @@ static bool table_fill(struct cuda_state *cuda, const struct attention_span *spa
         if (spans[i].codec && !codec) return false;
         span_write(table, &writer, &spans[i], codec ? codec->codec : NULL, i);
     }
-    return cuda_check(cuda, cudaMemcpyAsync(device, table->host, bytes, cudaMemcpyHostToDevice, cuda->stream),
-                      "block tables");
+    return cuda_send(cuda, device, table->host, bytes, "block tables");
 }
 
 /* The announced table, or one for this call alone. */
@@ -144,6 +144,42 @@ static void kv_store(struct backend *backend, const struct kv_store_args *args)
     cuda_check(cuda, cuda_store_run(&store, cuda->stream), "kv_store");
 }
 
+static void rotate_store(struct backend *backend, const struct kv_store_args *args, float *q, float *k,
+                         const float *cosines, const float *sines)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    if (args->n_spans == 0 || !table_get(cuda, args->spans, args->n_spans)) return;
+    struct cuda_rotation rotation = {.layer = args->layer,
+                                     .n_heads = args->shape->n_heads,
+                                     .n_kv_heads = args->shape->n_kv_heads,
+                                     .head_dim = args->shape->head_dim,
+                                     .n_rows = cuda->table.n_rows,
+                                     .spans = cuda->table.spans,
+                                     .rows = cuda->table.rows,
+                                     .q = q,
+                                     .k = k,
+                                     .v = args->v,
+                                     .cosines = cosines,
+                                     .sines = sines};
+    assert(args->k == k);
+    cuda_check(cuda, cuda_rotate_run(&rotation, cuda->stream), "rope");
+}
+
+static void angles(struct backend *backend, int n_spans, const struct attention_span *spans, int half,
+                   const double *inv_freq, float *cosines, float *sines)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    size_t bytes = (size_t)half * sizeof *inv_freq;
+    if (n_spans == 0 || !table_get(cuda, spans, n_spans)) return;
+    if (!cuda_buffer_need(cuda, &cuda->frequencies, bytes) ||
+        !cuda_send(cuda, cuda->frequencies.memory, inv_freq, bytes, "angles"))
+        return;
+    cuda_check(cuda,
+               cuda_angles_run(cuda->table.rows, cuda->table.n_rows, half, cuda->frequencies.memory, cosines,
+                               sines, cuda->stream),
+               "angles");
+}
+
 /* The blocks and their indices to the card. */
 static bool seal_prepare(struct cuda_state *cuda, const struct kv_seal_args *args, struct cuda_seal *out)
 {
@@ -169,8 +205,7 @@ static bool seal_prepare(struct cuda_state *cuda, const struct kv_seal_args *arg
                               .head_dim = args->codec->shape.head_dim,
                               .blocks = (const struct cuda_block *)device,
                               .block_index = (const int32_t *)(device + index_at)};
-    return cuda_check(cuda, cudaMemcpyAsync(device, table->host, bytes, cudaMemcpyHostToDevice, cuda->stream),
-                      "blocks to seal");
+    return cuda_send(cuda, device, table->host, bytes, "blocks to seal");
 }
 
 static void kv_seal(struct backend *backend, const struct kv_seal_args *args)
@@ -218,10 +253,7 @@ static bool tiles_fill(struct cuda_state *cuda, const struct attention_args *arg
     cuda->tile_rows = rows;
     cuda->tile_segments = segments;
     cuda->table.tiles_group = group;
-    return cuda_check(cuda,
-                      cudaMemcpyAsync(cuda->tiles.device.memory, tiles, (size_t)n * sizeof *tiles,
-                                      cudaMemcpyHostToDevice, cuda->stream),
-                      "tiles");
+    return cuda_send(cuda, cuda->tiles.device.memory, tiles, (size_t)n * sizeof *tiles, "tiles");
 }
 
 /* Tiles in as many launches as the room for partial results asks for. */
@@ -285,6 +317,8 @@ void cuda_fill_kv(struct backend *backend)
 {
     backend->step_begin = kv_step_begin;
     backend->kv_store = kv_store;
+    backend->rotate_store = rotate_store;
+    backend->angles = angles;
     backend->kv_seal = kv_seal;
     backend->kv_unseal = kv_unseal;
     backend->attention = kv_attention;
@@ -306,6 +340,8 @@ void cuda_free_kv(struct cuda_state *cuda)
     table_free(&cuda->table);
     table_free(&cuda->sealed);
     table_free(&cuda->tiles);
+    cudaFree(cuda->frequencies.memory);
+    cuda->frequencies = (struct cuda_buffer){0};
     cudaFree(cuda->partials.memory);
     cuda->partials = (struct cuda_buffer){0};
     free(cuda->batches);

@@ -34,6 +34,7 @@ struct cuda_ranges {
     size_t granule;
     CUmemAllocationProp property;
     struct range *first;
+    size_t n_mapped; /* granules */
 };
 
 static bool driver_open(struct driver *driver)
@@ -83,6 +84,19 @@ static size_t free_bytes(struct backend *backend)
     return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
 }
 
+static void cuda_memory(struct backend *backend, struct backend_memory *out)
+{
+    const struct cuda_state *cuda = cuda_state(backend);
+    *out = (struct backend_memory){.activations = cuda->acts_bytes,
+                                   .scratch = cuda->tokens.bytes + cuda->table.device.bytes +
+                                              cuda->sealed.device.bytes + cuda->tiles.device.bytes +
+                                              cuda->partials.bytes + cuda_choose_bytes(cuda)};
+    for (int i = 0; i < CUDA_MAX_CODECS; i++) out->scratch += cuda->codecs[i].bytes;
+    if (cuda->ranges) out->ranges = cuda->ranges->n_mapped * cuda->ranges->granule;
+    if (!cuda->failure[0] && cudaMemGetInfo(&out->free, &out->total) != cudaSuccess)
+        out->free = out->total = 0;
+}
+
 static void *range_reserve(struct backend *backend, size_t bytes)
 {
     struct cuda_ranges *ranges = cuda_state(backend)->ranges;
@@ -122,14 +136,20 @@ static bool granule_map(struct cuda_ranges *ranges, const struct range *range, s
     bool good = is_mapped && driver->access(at, ranges->granule, &access, 1) == CUDA_SUCCESS;
     if (is_mapped && !good) driver->unmap(at, ranges->granule);
     driver->release(handle); /* a mapping keeps it */
+    ranges->n_mapped += good;
     return good;
+}
+
+static void granule_unmap(struct cuda_ranges *ranges, const struct range *range, size_t granule)
+{
+    ranges->driver.unmap((CUdeviceptr)(range->base + granule * ranges->granule), ranges->granule);
+    ranges->n_mapped--;
 }
 
 static void granules_leave(struct cuda_ranges *ranges, struct range *range, size_t first, size_t end)
 {
     for (size_t g = first; g < end; g++)
-        if (--range->users[g] == 0)
-            ranges->driver.unmap((CUdeviceptr)(range->base + g * ranges->granule), ranges->granule);
+        if (--range->users[g] == 0) granule_unmap(ranges, range, g);
 }
 
 static bool range_commit(struct backend *backend, void *at, size_t bytes)
@@ -168,8 +188,7 @@ static void range_release(struct backend *backend, void *base)
     *at = range->next;
     cudaStreamSynchronize(cuda_state(backend)->stream);
     for (size_t g = 0; g < range->bytes / ranges->granule; g++)
-        if (range->users[g])
-            ranges->driver.unmap((CUdeviceptr)(range->base + g * ranges->granule), ranges->granule);
+        if (range->users[g]) granule_unmap(ranges, range, g);
     ranges->driver.address_free((CUdeviceptr)range->base, range->bytes);
     free(range->users);
     free(range);
@@ -194,6 +213,7 @@ enum err cuda_fill_memory(struct backend *backend, struct err_info *info)
     backend->alloc = cuda_alloc;
     backend->free = cuda_free;
     backend->free_bytes = free_bytes;
+    backend->memory = cuda_memory;
     backend->range_reserve = range_reserve;
     backend->range_commit = range_commit;
     backend->range_decommit = range_decommit;

@@ -143,9 +143,7 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
         items_fill(&cuda->batches[i], tiles, (struct cuda_item *)(cuda->tiles.host + cuda->items_at));
     cuda->walk_columns = columns;
     cuda->table.tiles_group = group;
-    return cuda_check(
-        cuda, cudaMemcpyAsync(cuda->tiles.device.memory, tiles, bytes, cudaMemcpyHostToDevice, cuda->stream),
-        "tiles");
+    return cuda_send(cuda, cuda->tiles.device.memory, tiles, bytes, "tiles");
 }
 
 void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *args,

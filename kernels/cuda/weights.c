@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/rows.h"
 
 #include <assert.h>
 #include <math.h>
@@ -117,10 +118,15 @@ static enum err weight_create(struct backend *backend, const struct weight_sourc
     return ERR_OK;
 }
 
+static size_t acts_bytes(const struct acts *acts)
+{
+    return (size_t)acts->max_rows * ((size_t)acts->max_cols * sizeof *acts->half + sizeof *acts->scale);
+}
+
 static void acts_free(struct backend *backend, struct acts *acts)
 {
-    (void)backend;
     if (!acts) return;
+    cuda_state(backend)->acts_bytes -= acts_bytes(acts);
     cudaFree(acts->half);
     cudaFree(acts->scale);
     free(acts);
@@ -135,6 +141,7 @@ static struct acts *acts_create(struct backend *backend, int max_rows, int max_c
     cudaError_t error = cudaMalloc(&half, (size_t)max_rows * (size_t)max_cols * sizeof *acts->half);
     if (error == cudaSuccess) error = cudaMalloc(&scale, (size_t)max_rows * sizeof *acts->scale);
     *acts = (struct acts){.max_rows = max_rows, .max_cols = max_cols, .half = half, .scale = scale};
+    cuda_state(backend)->acts_bytes += acts_bytes(acts);
     if (error != cudaSuccess) {
         cudaGetLastError();
         acts_free(backend, acts);
@@ -151,6 +158,39 @@ static void prepare(struct backend *backend, const float *x, int n_rows, int n, 
     acts->n_cols = n;
     if (cuda->failure[0] || n_rows == 0) return;
     cuda_check(cuda, cuda_prepare_run(x, n_rows, n, acts->half, acts->scale, cuda->stream), "prepare");
+}
+
+static void add_norm_prepare(struct backend *backend, float *x, const float *y, const float *gain, float eps,
+                             int n_rows, int n, float *h, struct acts *acts)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    struct cuda_row_work work = {.x = x,
+                                 .y = y,
+                                 .gain = gain,
+                                 .eps = eps,
+                                 .n_rows = n_rows,
+                                 .n = n,
+                                 .half = acts->half,
+                                 .scale = acts->scale};
+    (void)h;
+    assert(n_rows <= acts->max_rows && n <= acts->max_cols);
+    acts->n_rows = n_rows;
+    acts->n_cols = n;
+    if (cuda->failure[0] || n_rows == 0) return;
+    cuda_check(cuda, cuda_row_run(&work, cuda->stream), "norm");
+}
+
+static void swiglu_prepare(struct backend *backend, float *gate, const float *up, int n_rows, int n,
+                           struct acts *acts)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    struct cuda_row_work work = {
+        .x = gate, .up = up, .n_rows = n_rows, .n = n, .half = acts->half, .scale = acts->scale};
+    assert(n_rows <= acts->max_rows && n <= acts->max_cols);
+    acts->n_rows = n_rows;
+    acts->n_cols = n;
+    if (cuda->failure[0] || n_rows == 0) return;
+    cuda_check(cuda, cuda_row_run(&work, cuda->stream), "swiglu");
 }
 
 static void matmul(struct backend *backend, const struct weight *weight, const struct acts *acts,
@@ -185,6 +225,8 @@ void cuda_fill_weights(struct backend *backend)
     backend->acts_create = acts_create;
     backend->acts_free = acts_free;
     backend->prepare = prepare;
+    backend->add_norm_prepare = add_norm_prepare;
+    backend->swiglu_prepare = swiglu_prepare;
     backend->matmul = matmul;
     backend->gather = gather;
 }

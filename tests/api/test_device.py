@@ -55,6 +55,47 @@ def test_batches_chunks_and_hits_change_nothing(start):
     server.stop()
 
 
+SAMPLINGS = ({"temperature": 0}, {"temperature": 1}, {"temperature": 1, "top_p": 0.9}, {"temperature": 0.8, "top_k": 20},
+             {"temperature": 1.2, "min_p": 0.1}, {"temperature": 0.7, "top_k": 50, "top_p": 0.8, "min_p": 0.01})
+
+
+def test_what_the_card_tells_of_logits_is_enough(start):
+    """Without logprobs a row of logits stays on the card, with them it comes over: the same tokens, alone and together."""
+    server = start(*OPTIONS, "--device", "cuda", "--parallel", len(SAMPLINGS))
+    bodies = [{"max_tokens": 12, "ignore_eos": True, "seed": 11, **sampling} for sampling in SAMPLINGS]
+    texts = [server.complete(PROMPT[:30], **body)["choices"][0]["text"] for body in bodies]
+    whole = [server.complete(PROMPT[:30], logprobs=1, **body)["choices"][0]["text"] for body in bodies]
+    assert whole == texts
+    together = [None] * len(bodies)
+
+    def run(i):
+        together[i] = server.complete(PROMPT[:30], **bodies[i])["choices"][0]["text"]
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(bodies))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert together == texts
+    assert len(set(texts)) > 1
+    server.stop()
+
+
+def test_where_time_and_memory_go(start):
+    server = start(*OPTIONS, "--device", "cuda")
+    assert "MiB of the card: weights" in server.log()
+    server.complete(PROMPT, max_tokens=8, ignore_eos=True, kv_format="o2")
+    metrics = server.metrics()
+    parts = [metrics[f'octavo_forward_seconds_total{{part="{part}"}}'] for part in ("attention", "products", "rest")]
+    forward = metrics['octavo_engine_seconds_total{phase="forward"}']
+    assert all(part > 0 for part in parts) and sum(parts) <= forward * 1.01
+    assert metrics['octavo_engine_seconds_total{phase="host"}'] > 0
+    memory = {kind: metrics[f'octavo_device_memory_bytes{{kind="{kind}"}}']
+              for kind in ("weights", "activations", "kv_cache", "scratch", "other", "free")}
+    assert all(memory[kind] > 0 for kind in memory if kind != "other")
+    assert sum(memory.values()) == 8 << 30  # all that the emulated card has
+    server.stop()
+
+
 @pytest.fixture
 def breakable(start, tmp_path):
     """A server of one place, and a function that makes the card's next launches fail."""

@@ -13,6 +13,7 @@ python=python3
 status=0
 "$build/emulator_check" || status=1
 "$build/cuda_parity" || status=1
+"$build/cuda_step" || status=1
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

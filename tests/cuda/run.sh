@@ -5,9 +5,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 cmake --preset cuda -DCMAKE_CUDA_ARCHITECTURES="${1:-90a-real}"
-cmake --build build/cuda --target cuda_parity cuda_bench logits
+cmake --build build/cuda --target cuda_parity cuda_step cuda_bench logits
 status=0
 build/cuda/cuda_parity || status=$?
+build/cuda/cuda_step || status=$?
 if [ "$status" = 77 ]; then
     echo "SKIPPED: no card, nothing was checked" >&2
     exit 77

@@ -93,6 +93,38 @@ static void test_numbers(void **state)
     buf_free(&buf);
 }
 
+static void test_step(void **state)
+{
+    (void)state;
+    static struct metrics metrics;
+    struct backend_memory memory = {
+        .total = 1000, .free = 300, .ranges = 200, .activations = 10, .scratch = 40};
+    const double seconds[BACKEND_PARTS] = {0.25, 0.5, 0.125};
+    struct buf buf;
+    fill(&metrics);
+    char *page = page_of(&metrics, &buf);
+    assert_null(strstr(page, "octavo_device_memory_bytes")); /* no card */
+    buf_free(&buf);
+
+    metrics_add_step(&metrics, 1000000000, 500000000, seconds);
+    metrics_add_step(&metrics, 500000000, 0, seconds); /* parts are sums already */
+    metrics_set_memory(&metrics, &memory, 350, 20);
+    page = page_of(&metrics, &buf);
+    assert_true(value_of(page, "octavo_engine_seconds_total{phase=\"forward\"}") == 1.5);
+    assert_true(value_of(page, "octavo_engine_seconds_total{phase=\"host\"}") == 0.5);
+    assert_true(value_of(page, "octavo_forward_seconds_total{part=\"attention\"}") == 0.25);
+    assert_true(value_of(page, "octavo_forward_seconds_total{part=\"products\"}") == 0.5);
+    assert_true(value_of(page, "octavo_forward_seconds_total{part=\"rest\"}") == 0.125);
+    static const char *const kinds[] = {"weights", "activations", "kv_cache", "scratch", "other", "free"};
+    static const double bytes[] = {350, 30, 200, 40, 80, 300};
+    for (int i = 0; i < METRICS_MEMORIES; i++) {
+        char sample[64];
+        snprintf(sample, sizeof sample, "octavo_device_memory_bytes{kind=\"%s\"}", kinds[i]);
+        assert_true(value_of(page, sample) == bytes[i]);
+    }
+    buf_free(&buf);
+}
+
 static void test_cache_adds_up(void **state)
 {
     (void)state;
@@ -182,9 +214,8 @@ static void test_promtool(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_cache_adds_up),
-        cmocka_unit_test(test_before_the_formats),
+        cmocka_unit_test(test_numbers),       cmocka_unit_test(test_step),
+        cmocka_unit_test(test_cache_adds_up), cmocka_unit_test(test_before_the_formats),
         cmocka_unit_test(test_promtool),
     };
     return cmocka_run_group_tests(tests, create_formats, free_formats);

@@ -1,5 +1,6 @@
 /* The sampler: known answers of the generator, and what must hold whatever the numbers are. Its distribution,
  * penalties and logprobs are compared with NumPy in tests/sampler. */
+#include "model/distribution.h"
 #include "model/philox.h"
 #include "model/sampler.h"
 
@@ -230,12 +231,104 @@ static void test_drawn_logprobs(void **state)
     free(logits);
 }
 
+/* What a device tells of a row, the long way. */
+static void answer_make(const struct backend_wish *wish, const float *logits, int n, float depth,
+                        struct backend_listed *list, struct backend_answer *out)
+{
+    struct distribution distribution;
+    assert_true(distribution_init(&distribution, n));
+    distribution_scan(&distribution, logits);
+    *out = (struct backend_answer){.max = distribution.max, .token = distribution_best(&distribution)};
+    if (wish->kind != BACKEND_BEST && distribution.max != -INFINITY) {
+        distribution_weigh(&distribution, 1 / wish->scale);
+        out->mass = distribution.mass;
+        if (wish->kind == BACKEND_DRAW) out->token = distribution_draw_all(&distribution, wish->u);
+    }
+    if (wish->kind == BACKEND_LIST) {
+        out->threshold = distribution.max + depth;
+        out->list = list;
+        for (int i = 0; i < n; i++)
+            if (logits[i] >= out->threshold) list[out->n++] = (struct backend_listed){logits[i], i};
+    }
+    distribution_free(&distribution);
+}
+
+/* Temperatures are powers of two, so that 1 / (1 / t) is t. */
+static void test_answers(void **state)
+{
+    (void)state;
+    enum { N = 700, ROUNDS = 40 };
+    static const struct sampler_params cases[] = {
+        {.temperature = 0, .top_p = 1},
+        {.temperature = 1, .top_p = 1},
+        {.temperature = 0.5f, .top_p = 0.9f},
+        {.temperature = 1, .top_p = 0.99f},
+        {.temperature = 1, .top_p = 1, .top_k = 20},
+        {.temperature = 2, .top_p = 0.7f, .top_k = 60, .min_p = 0.05f},
+        {.temperature = 1, .top_p = 1, .min_p = 0.1f},
+    };
+    static float logits[N];
+    static struct backend_listed list[N];
+    struct sampler *sampler = sampler_create(N);
+    int n_short = 0;
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < N; i++)
+            logits[i] = (float)(6 * philox_uniform(round, (uint64_t)i) + 4 * (i % 97 == 5));
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+            struct sampler_params params = cases[c];
+            struct sampler_result expected, got;
+            struct backend_wish wish;
+            struct backend_answer answer;
+            params.n_logprobs = -1;
+            params.repetition_penalty = 1;
+            params.seed = round;
+            sampler_wish(&params, N, false, 3, &wish);
+            assert_int_not_equal(wish.kind, BACKEND_ROW);
+            sampler_draw(sampler, &params, logits, NULL, NULL, 0, NULL, 3, &expected);
+            for (int near = 0; near < 2; near++) {
+                answer_make(&wish, logits, N, wish.depth[near], list, &answer);
+                bool is_enough = sampler_draw_answer(sampler, &params, &answer, 3, &got);
+                if (is_enough) assert_int_equal(got.token, expected.token);
+                assert_true(is_enough || near); /* the far list has every token here */
+                n_short += !is_enough;
+            }
+            answer.n = -1;
+            assert_false(sampler_draw_answer(sampler, &params, &answer, 3, &got));
+        }
+    }
+    assert_true(n_short > 0); /* and lists that are too short are noticed */
+    sampler_free(sampler);
+}
+
+static void test_wishes_for_the_row(void **state)
+{
+    (void)state;
+    const struct sampler_bias bias = {.token = 1, .bias = 1};
+    const struct sampler_params plain = {
+        .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_logprobs = -1};
+    struct sampler_params biased = plain, penalized = plain, wordy = plain;
+    struct backend_wish wish;
+    biased.bias = &bias, biased.n_bias = 1;
+    penalized.presence_penalty = 0.5f;
+    wordy.n_logprobs = 0;
+    sampler_wish(&plain, 100, false, 0, &wish);
+    assert_int_equal(wish.kind, BACKEND_DRAW);
+    sampler_wish(&plain, 100, true, 0, &wish);
+    assert_int_equal(wish.kind, BACKEND_ROW);
+    const struct sampler_params *whole[] = {&biased, &penalized, &wordy};
+    for (int i = 0; i < 3; i++) {
+        sampler_wish(whole[i], 100, false, 0, &wish);
+        assert_int_equal(wish.kind, BACKEND_ROW);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_philox), cmocka_unit_test(test_draws_are_pure),
-        cmocka_unit_test(test_greedy), cmocka_unit_test(test_mask),
-        cmocka_unit_test(test_score),  cmocka_unit_test(test_drawn_logprobs),
+        cmocka_unit_test(test_philox),  cmocka_unit_test(test_draws_are_pure),
+        cmocka_unit_test(test_greedy),  cmocka_unit_test(test_mask),
+        cmocka_unit_test(test_score),   cmocka_unit_test(test_drawn_logprobs),
+        cmocka_unit_test(test_answers), cmocka_unit_test(test_wishes_for_the_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

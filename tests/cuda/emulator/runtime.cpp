@@ -146,6 +146,8 @@ const char *cudaGetErrorString(cudaError_t error)
         return "an illegal memory access was encountered";
     case cudaErrorLaunchFailure:
         return "unspecified launch failure";
+    case cudaErrorNotReady:
+        return "device not ready";
     case cudaErrorNotSupported:
         return "operation not supported";
     }
@@ -347,6 +349,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
 {
     clock_gettime(CLOCK_MONOTONIC, &event->at);
+    return told(cudaSuccess);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t)
+{
     return told(cudaSuccess);
 }
 

@@ -1,0 +1,171 @@
+/*
+ * cuda_bench_step [ROWS ...]: what a step of llama-8b's sizes does beside products and attention, each
+ * operation alone, microseconds a call and bytes a second of what it must read and write; rows 64, 256, 750.
+ */
+#include "model/sampler.h"
+#include "tests/unit/support/kv_fixture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { EMBD = 4096, FF = 14336, VOCAB = 128256, HEADS = 32, KV_HEADS = 8, DIM = 128, ROUNDS = 200 };
+
+static struct backend *cuda;
+static struct kv_shape shape = {1, HEADS, KV_HEADS, DIM};
+
+/* All that the operations work on. */
+struct bench {
+    int n;
+    float *x, *y, *h, *gate, *up, *q, *k, *v, *cosines, *sines, *logits, *gain, *host;
+    struct acts *acts;
+    struct attention_span *spans;
+    struct kv_block_ref *blocks;
+    struct backend_wish *wishes;
+    struct backend_answer *answers;
+    struct sampler_params params;
+    double inv_freq[DIM / 2];
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void *need(void *memory)
+{
+    if (memory) return memory;
+    printf("out of memory\n");
+    exit(1);
+}
+
+static float *floats(int rows, int n)
+{
+    size_t size = (size_t)rows * (size_t)n;
+    float *host = need(malloc(size * sizeof *host)), *card = need(cuda->alloc(cuda, size * sizeof *host));
+    uint64_t seed = 1;
+    for (size_t i = 0; i < size; i++) host[i] = i < 1 << 20 ? 4 * kv_fixture_gauss(&seed) : host[i & 0xfffff];
+    cuda->upload(cuda, card, host, size * sizeof *host);
+    free(host);
+    return card;
+}
+
+static void norm(struct bench *b)
+{
+    cuda->add_norm_prepare(cuda, b->x, b->y, b->gain, 1e-5f, b->n, EMBD, b->h, b->acts);
+}
+static void prepare(struct bench *b)
+{
+    cuda->prepare(cuda, b->q, b->n, HEADS * DIM, b->acts);
+}
+static void swiglu(struct bench *b)
+{
+    cuda->swiglu_prepare(cuda, b->gate, b->up, b->n, FF, b->acts);
+}
+static void rotate(struct bench *b)
+{
+    struct kv_store_args store = {.shape = &shape, .n_spans = b->n, .spans = b->spans, .k = b->k, .v = b->v};
+    cuda->rotate_store(cuda, &store, b->q, b->k, b->cosines, b->sines);
+}
+static void angles(struct bench *b)
+{
+    cuda->angles(cuda, b->n, b->spans, DIM / 2, b->inv_freq, b->cosines, b->sines);
+}
+static void choose(struct bench *b)
+{
+    cuda->choose(cuda, b->logits, b->n, VOCAB, b->wishes, b->host, b->answers);
+}
+static void parts(struct bench *b)
+{
+    (void)b;
+    for (int i = 0; i < 10; i++) cuda->part_begin(cuda, i % 2 ? BACKEND_REST : BACKEND_PRODUCTS);
+    cuda->part_begin(cuda, BACKEND_PARTS);
+}
+
+static void wish(struct bench *b, float temperature, float top_p, int top_k)
+{
+    b->params = (struct sampler_params){.temperature = temperature,
+                                        .top_p = top_p,
+                                        .top_k = top_k,
+                                        .repetition_penalty = 1,
+                                        .n_logprobs = -1};
+    for (int i = 0; i < b->n; i++) sampler_wish(&b->params, VOCAB, false, i, &b->wishes[i]);
+}
+
+static void measure(struct bench *b, const char *name, void (*run)(struct bench *b), double bytes)
+{
+    float x;
+    for (int i = 0; i < 3; i++) run(b);
+    cuda->download(cuda, &x, b->x, sizeof x);
+    double start = now_s();
+    for (int i = 0; i < ROUNDS; i++) run(b);
+    cuda->download(cuda, &x, b->x, sizeof x);
+    double us = (now_s() - start) / ROUNDS * 1e6;
+    printf("%4d rows  %-28s %8.1f us  %6.0f GB/s\n", b->n, name, us, bytes * b->n / us * 1e-3);
+    fflush(stdout);
+}
+
+static struct bench bench_create(int n)
+{
+    struct bench b = {.n = n};
+    size_t f16 = kv_block_bytes(KV_F16, &shape);
+    b.x = floats(n, EMBD), b.y = floats(n, EMBD), b.h = floats(n, EMBD);
+    b.gate = floats(n, FF), b.up = floats(n, FF), b.gain = floats(1, EMBD);
+    b.q = floats(n, HEADS * DIM), b.k = floats(n, KV_HEADS * DIM), b.v = floats(n, KV_HEADS * DIM);
+    b.cosines = floats(n, DIM / 2), b.sines = floats(n, DIM / 2), b.logits = floats(n, VOCAB);
+    b.host = need(cuda->host_alloc(cuda, (size_t)n * VOCAB * sizeof(float)));
+    b.acts = need(cuda->acts_create(cuda, n, FF, 16));
+    b.spans = need(calloc((size_t)n, sizeof *b.spans));
+    b.blocks = need(calloc((size_t)n, sizeof *b.blocks));
+    b.wishes = need(calloc((size_t)n, sizeof *b.wishes));
+    b.answers = need(calloc((size_t)n, sizeof *b.answers));
+    char *pages = need(cuda->alloc(cuda, f16 * (size_t)n));
+    for (int i = 0; i < n; i++) {
+        b.blocks[i] = (struct kv_block_ref){.f16 = pages + (size_t)i * f16, .f16_layer_stride = f16};
+        b.spans[i] = (struct attention_span){
+            .first_row = i, .n_rows = 1, .first_pos = i % 64, .n_blocks = 1, .blocks = &b.blocks[i]};
+    }
+    for (int i = 0; i < DIM / 2; i++) b.inv_freq[i] = 1.0 / (1 + i);
+    return b;
+}
+
+static void bench_run(int n)
+{
+    struct bench b = bench_create(n);
+    cuda->step_begin(cuda, n, b.spans);
+    measure(&b, "ten changes of part", parts, 0);
+    measure(&b, "angles", angles, DIM * 4);
+    measure(&b, "add, norm, prepare", norm, EMBD * 14);
+    measure(&b, "prepare", prepare, EMBD * 6);
+    measure(&b, "rope and store", rotate, (HEADS + KV_HEADS) * DIM * 8 + KV_HEADS * DIM * 8);
+    measure(&b, "swiglu, prepare", swiglu, FF * 10);
+    wish(&b, 0, 1, 0);
+    measure(&b, "choice: best", choose, VOCAB * 4);
+    wish(&b, 1, 1, 0);
+    measure(&b, "choice: draw", choose, VOCAB * 4);
+    wish(&b, 0.8f, 0.9f, 0);
+    measure(&b, "choice: top_p", choose, VOCAB * 4);
+    wish(&b, 0.8f, 1, 40);
+    measure(&b, "choice: top_k", choose, VOCAB * 4);
+    for (int i = 0; i < n; i++) b.wishes[i].kind = BACKEND_ROW;
+    measure(&b, "choice: rows to the host", choose, VOCAB * 4);
+    /* The card's memory goes with the process. */
+    free(b.spans), free(b.blocks), free(b.wishes), free(b.answers);
+}
+
+int main(int argc, char **argv)
+{
+    struct err_info info;
+    if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
+        printf("SKIPPED: %s\n", info.message);
+        return 77;
+    }
+    printf("%s\n", cuda->name);
+    for (int i = 1; i < argc; i++) bench_run(atoi(argv[i]));
+    if (argc < 2) bench_run(64), bench_run(256), bench_run(750);
+    const char *failure = cuda->failure(cuda);
+    if (failure) printf("%s\n", failure);
+    return failure != NULL;
+}

@@ -1,0 +1,372 @@
+/*
+ * cuda_step: what a step on a card does beside products and attention, on a machine with a card; without one
+ * it says so and exits with 77, which CTest counts as skipped.
+ *
+ *   choices            a token drawn from what the card tells of a row is the one drawn from the row itself,
+ *                      whatever the sampling; so it is in any batch, since a row alone decides
+ *   fused operations   the same bits as their parts, and a row's bits do not depend on the batch
+ *   angles             the CPU's, but for the last bit of a cosine
+ *   uploads            arrive as they were, though the host's memory is used again at once
+ */
+#include "kernels/workers.h"
+#include "model/sampler.h"
+#include "tests/unit/support/kv_fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef OCTAVO_CUDA_EMULATED
+enum { IS_EMULATED = 1 };
+#else
+enum { IS_EMULATED = 0 };
+#endif
+
+static struct backend *cpu, *cuda;
+static int n_checks, n_failed;
+
+static void check(int good, const char *what, const char *detail, double value)
+{
+    n_checks++;
+    n_failed += !good;
+    if (!good) printf("FAILED %s %s (%g)\n", what, detail, value);
+    fflush(stdout);
+}
+
+static void *need(void *memory)
+{
+    if (memory) return memory;
+    printf("out of memory\n");
+    exit(1);
+}
+
+static float *gauss(size_t n, uint64_t seed)
+{
+    float *x = need(malloc(n * sizeof *x));
+    for (size_t i = 0; i < n; i++) x[i] = kv_fixture_gauss(&seed);
+    return x;
+}
+
+static void *to_card(const void *from, size_t bytes)
+{
+    void *memory = need(cuda->alloc(cuda, bytes));
+    cuda->upload(cuda, memory, from, bytes);
+    return memory;
+}
+
+static void *to_host(const void *from, size_t bytes)
+{
+    void *memory = need(malloc(bytes));
+    cuda->download(cuda, memory, from, bytes);
+    return memory;
+}
+
+/* ---- choices ---- */
+
+enum { N_KINDS = 9 };
+
+/* Rows of all sorts: peaked, flat, in ties, with what is no number, with nothing at all. */
+static void row_fill(float *row, int n, int kind, uint64_t *seed)
+{
+    float spread = kind == 0 ? 4.0f : kind == 1 ? 0.01f : kind == 2 ? 1.0f : 2.5f;
+    for (int i = 0; i < n; i++) row[i] = spread * kv_fixture_gauss(seed);
+    if (kind == 3)
+        for (int i = 0; i < n; i++) row[i] = roundf(row[i]);
+    if (kind == 4)
+        for (int i = 0; i < n; i += 3) row[i] = i % 2 ? NAN : -INFINITY;
+    if (kind == 5)
+        for (int i = 0; i < n; i++) row[i] = i % 2 ? NAN : -INFINITY;
+    if (kind == 6) row[n / 2] = row[n - 1] = INFINITY;
+    if (kind == 7)
+        for (int i = 0; i < n; i++) row[i] = i == n - 2 ? -3.0f : -INFINITY;
+    if (kind == 8)
+        for (int i = 0; i < n; i++) row[i] = row[i] > 0 ? 1e5f * row[i] : -1e-5f * (float)i;
+}
+
+static const struct sampler_params samplings[] = {
+    {.temperature = 0, .top_p = 1, .repetition_penalty = 1},
+    {.temperature = 1, .top_p = 1, .repetition_penalty = 1},
+    {.temperature = 0.3f, .top_p = 1, .repetition_penalty = 1},
+    {.temperature = 1, .top_p = 0.95f, .repetition_penalty = 1},
+    {.temperature = 0.7f, .top_p = 0.8f, .repetition_penalty = 1},
+    {.temperature = 1.5f, .top_p = 0.999f, .repetition_penalty = 1},
+    {.temperature = 1, .top_p = 1, .top_k = 40, .repetition_penalty = 1},
+    {.temperature = 0.7f, .top_p = 0.9f, .top_k = 20, .min_p = 0.05f, .repetition_penalty = 1},
+    {.temperature = 1, .top_p = 1, .min_p = 0.1f, .repetition_penalty = 1},
+    {.temperature = 2, .top_p = 0.5f, .min_p = 0.001f, .repetition_penalty = 1},
+    {.temperature = 1, .top_p = 1, .top_k = 1, .repetition_penalty = 1},
+    {.temperature = 1, .top_p = 0.9f, .top_k = 1900, .repetition_penalty = 1},
+    {.temperature = 1, .top_p = 1, .repetition_penalty = 1.1f},
+    {.temperature = 1e-6f, .top_p = 0.5f, .repetition_penalty = 1},
+};
+enum { N_SAMPLINGS = sizeof samplings / sizeof *samplings };
+
+/* A row for every sampling, all at once; `first`: which kind of row the first one is. */
+static void check_choice(int n_vocab, int first, struct sampler *sampler, int *n_answered)
+{
+    size_t size = (size_t)N_SAMPLINGS * (size_t)n_vocab;
+    float *rows = need(malloc(size * sizeof *rows)),
+          *whole = need(cuda->host_alloc(cuda, size * sizeof *rows));
+    struct sampler_params params[N_SAMPLINGS];
+    struct backend_wish wishes[N_SAMPLINGS];
+    struct backend_answer answers[N_SAMPLINGS];
+    uint64_t seed = (uint64_t)(first * 1000 + n_vocab);
+    for (int i = 0; i < N_SAMPLINGS; i++) {
+        row_fill(rows + (size_t)i * (size_t)n_vocab, n_vocab, (first + i) % N_KINDS, &seed);
+        params[i] = samplings[i];
+        params[i].n_logprobs = -1;
+        params[i].seed = seed;
+        sampler_wish(&params[i], n_vocab, false, first, &wishes[i]);
+    }
+    float *card = to_card(rows, size * sizeof *rows);
+    cuda->choose(cuda, card, N_SAMPLINGS, n_vocab, wishes, whole, answers);
+    for (int i = 0; i < N_SAMPLINGS; i++) {
+        const float *row = rows + (size_t)i * (size_t)n_vocab;
+        struct sampler_result expected, got;
+        char name[64];
+        snprintf(name, sizeof name, "sampling %d, row %d, vocabulary", i, (first + i) % N_KINDS);
+        if (wishes[i].kind == BACKEND_ROW) {
+            check(!memcmp(row, whole + (size_t)i * (size_t)n_vocab, (size_t)n_vocab * sizeof *row),
+                  "whole row", name, n_vocab);
+            continue;
+        }
+        sampler_draw(sampler, &params[i], row, NULL, NULL, 0, NULL, first, &expected);
+        /* Past outputs matter to penalties alone, so `first` of them need not be there. */
+        if (!sampler_draw_answer(sampler, &params[i], &answers[i], first, &got)) continue;
+        ++*n_answered;
+        check(got.token == expected.token, "choice", name, n_vocab);
+    }
+    cuda->free(cuda, card), cuda->host_free(cuda, whole);
+    free(rows);
+}
+
+static void check_choices(int n_vocab, int n_rounds)
+{
+    struct sampler *sampler = need(sampler_create(n_vocab));
+    int n_answered = 0;
+    for (int first = 0; first < n_rounds; first++) check_choice(n_vocab, first, sampler, &n_answered);
+    printf("  vocabulary %d: %d of %d rows did not have to come over\n", n_vocab, n_answered,
+           n_rounds * N_SAMPLINGS);
+    check(n_answered > n_rounds * N_SAMPLINGS / 2, "choices", "most rows come over", n_answered);
+    sampler_free(sampler);
+}
+
+/* ---- fused operations ---- */
+
+struct bench {
+    int n_rows, n;
+    struct weight *weight;
+    struct acts *acts;
+    float *product; /* [n_rows][32] on the card */
+};
+
+static struct bench bench_create(int n_rows, int n)
+{
+    struct bench bench = {.n_rows = n_rows, .n = n};
+    float *data = gauss((size_t)n * 32, 77);
+    struct weight_source source = {
+        .name = "test", .dtype = DTYPE_F32, .n_rows = 32, .n_cols = n, .data = data, .multiply = true};
+    struct err_info info;
+    if (cuda->weight_create(cuda, &source, &bench.weight, &info)) {
+        printf("%s\n", info.message);
+        exit(1);
+    }
+    bench.acts = need(cuda->acts_create(cuda, n_rows, n, 16));
+    bench.product = need(cuda->alloc(cuda, (size_t)n_rows * 32 * sizeof(float)));
+    free(data);
+    return bench;
+}
+
+static void bench_free(struct bench *bench)
+{
+    cuda->weight_free(cuda, bench->weight);
+    cuda->acts_free(cuda, bench->acts);
+    cuda->free(cuda, bench->product);
+}
+
+/* What is prepared shows in a product. */
+static float *bench_product(const struct bench *bench, int n_rows)
+{
+    cuda->matmul(cuda, bench->weight, bench->acts, NULL, bench->product);
+    return to_host(bench->product, (size_t)n_rows * 32 * sizeof(float));
+}
+
+static void same(const float *a, const float *b, size_t n, const char *what, const char *detail, int value)
+{
+    check(!memcmp(a, b, n * sizeof *a), what, detail, value);
+}
+
+static void check_norm(int n_rows, int n)
+{
+    struct bench bench = bench_create(n_rows, n);
+    size_t size = (size_t)n_rows * (size_t)n, bytes = size * sizeof(float);
+    float *x = gauss(size, 1), *y = gauss(size, 2), *gain = gauss((size_t)n, 3);
+    for (int i = 0; i < n; i++) x[i] *= 1e4f;
+    float *parts = to_card(x, bytes), *fused = to_card(x, bytes), *card_y = to_card(y, bytes);
+    float *card_gain = to_card(gain, (size_t)n * sizeof *gain), *h = to_card(x, bytes);
+    cuda->add(cuda, parts, card_y, size);
+    cuda->rmsnorm(cuda, parts, card_gain, 1e-5f, n_rows, n, h);
+    cuda->prepare(cuda, h, n_rows, n, bench.acts);
+    float *expected = bench_product(&bench, n_rows), *expected_x = to_host(parts, bytes);
+    cuda->add_norm_prepare(cuda, fused, card_y, card_gain, 1e-5f, n_rows, n, h, bench.acts);
+    float *got = bench_product(&bench, n_rows), *got_x = to_host(fused, bytes);
+    same(expected, got, (size_t)n_rows * 32, "add, norm, prepare", "are not their parts", n);
+    same(expected_x, got_x, size, "add, norm, prepare", "leave another sum", n);
+    /* The last row alone, without anything to add this time. */
+    float *last = fused + size - (size_t)n;
+    cuda->add_norm_prepare(cuda, last, NULL, card_gain, 1e-5f, 1, n, h, bench.acts);
+    float *alone = bench_product(&bench, 1);
+    same(expected + (size_t)(n_rows - 1) * 32, alone, 32, "norm", "depends on the batch", n);
+    free(x), free(y), free(gain), free(expected), free(expected_x), free(got), free(got_x), free(alone);
+    cuda->free(cuda, parts), cuda->free(cuda, fused), cuda->free(cuda, card_y);
+    cuda->free(cuda, card_gain), cuda->free(cuda, h);
+    bench_free(&bench);
+}
+
+static void check_swiglu(int n_rows, int n)
+{
+    struct bench bench = bench_create(n_rows, n);
+    size_t size = (size_t)n_rows * (size_t)n, bytes = size * sizeof(float);
+    float *gate = gauss(size, 4), *up = gauss(size, 5);
+    float *parts = to_card(gate, bytes), *fused = to_card(gate, bytes), *card_up = to_card(up, bytes);
+    cuda->swiglu(cuda, parts, card_up, size, parts);
+    cuda->prepare(cuda, parts, n_rows, n, bench.acts);
+    float *expected = bench_product(&bench, n_rows);
+    cuda->swiglu_prepare(cuda, fused, card_up, n_rows, n, bench.acts);
+    float *got = bench_product(&bench, n_rows);
+    same(expected, got, (size_t)n_rows * 32, "swiglu, prepare", "are not their parts", n);
+    float *again = to_card(gate + size - (size_t)n, (size_t)n * sizeof *gate);
+    cuda->swiglu_prepare(cuda, again, card_up + size - (size_t)n, 1, n, bench.acts);
+    float *alone = bench_product(&bench, 1);
+    same(expected + (size_t)(n_rows - 1) * 32, alone, 32, "swiglu", "depends on the batch", n);
+    free(gate), free(up), free(expected), free(got), free(alone);
+    cuda->free(cuda, parts), cuda->free(cuda, fused), cuda->free(cuda, card_up), cuda->free(cuda, again);
+    bench_free(&bench);
+}
+
+/* ---- rotation ---- */
+
+enum { TOKENS = 150, PAST = 37 };
+
+struct rotated {
+    float *q, *k, *page;
+};
+
+/* A sequence's tokens PAST to PAST + TOKENS - 1 into f16 pages, on either backend: by rotate_store, or by its
+   parts. */
+static struct rotated rotate(struct backend *backend, const struct kv_shape *shape, bool in_parts)
+{
+    enum { BLOCKS = (PAST + TOKENS + 63) / 64 };
+    size_t f16 = kv_block_bytes(KV_F16, shape), half = (size_t)shape->head_dim / 2;
+    size_t n_q = (size_t)(TOKENS * shape->n_heads * shape->head_dim),
+           n_k = (size_t)(TOKENS * shape->n_kv_heads * shape->head_dim), n_angles = TOKENS * half;
+    float *host_q = gauss(n_q, 6), *host_k = gauss(n_k, 7), *host_v = gauss(n_k, 8);
+    struct rotated out;
+    out.q = need(backend->alloc(backend, n_q * sizeof(float)));
+    out.k = need(backend->alloc(backend, n_k * sizeof(float)));
+    out.page = need(backend->alloc(backend, f16 * BLOCKS));
+    float *v = need(backend->alloc(backend, n_k * sizeof(float))), *zeros = need(calloc(BLOCKS, f16));
+    float *cosines = need(backend->alloc(backend, n_angles * sizeof(float)));
+    float *sines = need(backend->alloc(backend, n_angles * sizeof(float)));
+    double inv_freq[KV_MAX_HEAD_DIM / 2];
+    struct kv_block_ref blocks[BLOCKS] = {{0}};
+    for (int b = 0; b < BLOCKS; b++) {
+        blocks[b].f16 = (char *)out.page + (size_t)b * f16;
+        blocks[b].f16_layer_stride = f16 / (size_t)shape->n_layers;
+    }
+    for (size_t i = 0; i < half; i++) inv_freq[i] = pow(500000, -(double)i / (double)half);
+    backend->upload(backend, out.q, host_q, n_q * sizeof(float));
+    backend->upload(backend, out.k, host_k, n_k * sizeof(float));
+    backend->upload(backend, v, host_v, n_k * sizeof(float));
+    backend->upload(backend, out.page, zeros, f16 * BLOCKS);
+    struct attention_span spans[2] = {
+        {.first_row = 0, .n_rows = 1, .first_pos = PAST, .n_blocks = 1, .blocks = blocks},
+        {.first_row = 1, .n_rows = TOKENS - 1, .first_pos = PAST + 1, .n_blocks = BLOCKS, .blocks = blocks}};
+    if (backend->step_begin) backend->step_begin(backend, 2, spans);
+    backend->angles(backend, 2, spans, (int)half, inv_freq, cosines, sines);
+    struct kv_store_args store = {
+        .shape = shape, .layer = 1, .n_spans = 2, .spans = spans, .k = out.k, .v = v};
+    if (in_parts) {
+        backend->rope(backend, out.q, TOKENS, shape->n_heads, shape->head_dim, cosines, sines);
+        backend->rope(backend, out.k, TOKENS, shape->n_kv_heads, shape->head_dim, cosines, sines);
+        backend->kv_store(backend, &store);
+    } else {
+        backend->rotate_store(backend, &store, out.q, out.k, cosines, sines);
+    }
+    if (!backend->is_host) {
+        float *q = to_host(out.q, n_q * sizeof(float)), *k = to_host(out.k, n_k * sizeof(float));
+        float *page = to_host(out.page, f16 * BLOCKS);
+        backend->free(backend, out.q), backend->free(backend, out.k), backend->free(backend, out.page);
+        out = (struct rotated){q, k, page};
+    }
+    if (backend->step_begin) backend->step_begin(backend, 0, NULL);
+    backend->free(backend, v), backend->free(backend, cosines), backend->free(backend, sines);
+    free(host_q), free(host_k), free(host_v), free(zeros);
+    return out;
+}
+
+static void check_rotation(int heads, int kv_heads, int head_dim)
+{
+    struct kv_shape shape = {2, heads, kv_heads, head_dim};
+    size_t n_q = (size_t)(TOKENS * heads * head_dim), n_k = (size_t)(TOKENS * kv_heads * head_dim);
+    size_t n_pages = kv_block_bytes(KV_F16, &shape) * ((PAST + TOKENS + 63) / 64) / sizeof(float);
+    struct rotated fused = rotate(cuda, &shape, false), parts = rotate(cuda, &shape, true);
+    struct rotated host = rotate(cpu, &shape, false);
+    same(fused.q, parts.q, n_q, "rope and store", "are not their parts: queries", head_dim);
+    same(fused.k, parts.k, n_k, "rope and store", "are not their parts: keys", head_dim);
+    same(fused.page, parts.page, n_pages, "rope and store", "are not their parts: pages", head_dim);
+    size_t different = 0;
+    for (size_t i = 0; i < n_q; i++) different += !(fabsf(fused.q[i] - host.q[i]) <= 2e-6f);
+    check(different == 0, "rope", "is not the CPU's", (double)different);
+    free(fused.q), free(fused.k), free(fused.page), free(parts.q), free(parts.k), free(parts.page);
+    cpu->free(cpu, host.q), cpu->free(cpu, host.k), cpu->free(cpu, host.page);
+}
+
+/* ---- uploads ---- */
+
+static void check_uploads(void)
+{
+    enum { N = 60, WORDS = 300000 }; /* 72 MB: many times what is under way at once */
+    uint32_t *words = need(malloc(WORDS * sizeof *words));
+    char *card = need(cuda->alloc(cuda, (size_t)N * WORDS * sizeof *words));
+    for (uint32_t i = 0; i < N; i++) {
+        for (uint32_t w = 0; w < WORDS; w++) words[w] = i * 2654435761u + w;
+        cuda->upload(cuda, card + (size_t)i * WORDS * sizeof *words, words, WORDS * sizeof *words);
+    }
+    uint32_t *got = to_host(card, (size_t)N * WORDS * sizeof *words);
+    size_t different = 0;
+    for (uint32_t i = 0; i < N; i++)
+        for (uint32_t w = 0; w < WORDS; w++) different += got[(size_t)i * WORDS + w] != i * 2654435761u + w;
+    check(different == 0, "uploads", "", (double)different);
+    cuda->free(cuda, card);
+    free(got), free(words);
+}
+
+int main(void)
+{
+    struct workers *workers;
+    struct err_info info;
+    if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
+        printf("SKIPPED, nothing was checked: %s\n", info.message);
+        return 77;
+    }
+    if (workers_create(2, &workers, &info) || backend_create("cpu", workers, "auto", &cpu, &info)) {
+        printf("%s\n", info.message);
+        return 1;
+    }
+    printf("%s\n", cuda->name);
+    check_uploads();
+    check_norm(3, 576), check_norm(70, 4096), check_norm(2, 8960), check_norm(1, 32);
+    check_swiglu(3, 576), check_swiglu(9, 14336), check_swiglu(2, 28672);
+    check_rotation(9, 3, 64), check_rotation(8, 2, 128);
+    check_choices(300, 18), check_choices(49152 + 37, 9);
+    check_choices(128256, IS_EMULATED ? 3 : 9);
+    const char *failure = cuda->failure(cuda);
+    check(!failure, "card", failure ? failure : "", 0);
+    cuda->destroy(cuda);
+    cpu->destroy(cpu);
+    workers_free(workers);
+    printf("%d checks, %d failed\n", n_checks, n_failed);
+    return n_failed != 0;
+}
