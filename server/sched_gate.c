@@ -98,8 +98,10 @@ static void tenants_sync(struct sched_gate *gate, const struct sched *sched)
 static double likely_wait_us(const struct sched_gate *gate, int waiting)
 {
     int free_places = gate->is_full ? 0 : gate->parallel - gate->n_running;
-    if (gate->n_running == 0 || waiting <= free_places) return 0;
-    return (waiting - free_places) * gate->run_us / gate->n_running;
+    if (waiting <= free_places) return 0;
+    /* Before the first step all places will be taken by those ahead. */
+    int n_running = gate->n_running > 0 ? gate->n_running : gate->parallel;
+    return (waiting - free_places) * gate->run_us / n_running;
 }
 
 static double largest(double a, double b)
@@ -123,7 +125,8 @@ static enum err check_all(const struct sched_gate *gate, int n, int64_t n_tokens
     bool idle = gate->n_running == 0 && waiting == n, alone = waiting == n;
     int excess = idle ? 0 : waiting - gate->max_queue - (gate->parallel - gate->n_running);
     int64_t excess_tokens = alone || gate->max_queue_tokens == 0 ? 0 : tokens - gate->max_queue_tokens;
-    double excess_us = gate->max_wait_us == 0 ? 0 : likely_wait_us(gate, waiting) - (double)gate->max_wait_us;
+    double excess_us =
+        idle || gate->max_wait_us == 0 ? 0 : likely_wait_us(gate, waiting) - (double)gate->max_wait_us;
     if (excess <= 0 && excess_tokens <= 0 && excess_us <= 0) return ERR_OK;
 
     int seconds = sched_retry_after_s(largest(

@@ -60,7 +60,8 @@ void sched_gate_close(struct sched_gate *gate);
 
    The wait that is likely: n sequences that run for run_us each give a place every run_us / n, and the k-th
    in line needs k of them. It is how long the last ones ran, so a batch that is just filling up is not
-   thought slower than it will be; until one has finished there is no estimate, and nobody is refused. */
+   thought slower than it will be; until one has finished there is no estimate, and nobody is refused. What
+   passed into an idle server takes all places, before the scheduler has seen it as after. */
 enum err sched_gate_pass(struct sched_gate *gate, uint64_t tenant, int n, int64_t n_tokens,
                          int *retry_after_s, struct err_info *info);
 /* Between steps: what passed is about to be added to the scheduler, or was thrown away. */

@@ -136,7 +136,7 @@ def test_busy_when_the_wait_is_long(start):
     with requests.post(server.url + "/v1/completions", stream=True, timeout=60, json=dict(
             prompt="a", max_tokens=8000, ignore_eos=True, stream=True, temperature=0)):
         wait_until(lambda: server.metrics()["octavo_sequences_running"] == 1, "it runs")
-        reply = server.post(prompt="a", max_tokens=4)
+        reply = server.post(prompt="a", max_tokens=4)  # even before the engine's second step, which learns of the first
         check(reply, 429, code="server_busy")
         assert "--max-queue-wait-ms 1)" in reply.json()["error"]["message"]
         assert int(reply.headers["Retry-After"]) >= 1
