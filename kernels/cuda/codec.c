@@ -136,19 +136,34 @@ static void mean_tiles_fill(const struct kv_mean_basis *basis, const float *mean
 }
 
 /* Functions by place; rows in the order of kernels/cuda/walk_block.cuh. */
-static void basis_tiles_fill(const struct kv_mean_basis *basis, int n_steps, int place_blocks, uint16_t *out)
+static void basis_tiles_fill(const struct kv_mean_basis *basis, int n_halves, int n_steps, int place_blocks,
+                             uint16_t *out)
 {
     int n_places = place_blocks * KV_BLOCK_TOKENS;
+    size_t half = (size_t)(n_steps * place_blocks) * 1024;
     for (int step = 0; step < n_steps; step++)
-        for (int tile = 0; tile < 4 * place_blocks; tile++, out += 512)
+        for (int tile = 0; tile < 4 * place_blocks; tile++, out += 256)
             for (int at = 0; at < 256; at++) {
                 int lane = at / 8, e = at % 8, gid = lane / 4, h = e / 2 % 2, k = tile_column(lane, e);
                 int place = tile / 4 * KV_BLOCK_TOKENS + 8 * gid + 4 * (h ^ gid % 2) + tile % 4;
                 int index = k % 8, f = step ? 8 * (step - 1) + index : basis->n_fast + index;
                 if (step ? f >= basis->n_fast : index >= basis->n_terms) continue;
-                float x = (k < 8 ? basis->even : basis->odd)[f * n_places + place];
-                halves_write(x * MEAN_SCALE, out + at, 256);
+                float x = (k < 8 ? basis->even : basis->odd)[f * n_places + place] * MEAN_SCALE;
+                out[at] = dtype_f32_to_f16(x);
+                if (n_halves == 2) out[half + (size_t)at] = dtype_f32_to_f16(x - dtype_f16_to_f32(out[at]));
             }
+}
+
+/* One fp16 value errs by 2^-12 of a mean's score, as a cache in fp16 does. Where biases make means that are
+   much larger than what they are added to, as in Qwen2, that is not enough. */
+#define LARGE_MEAN 16.0f
+static int basis_halves_of(const struct kv_codec *codec)
+{
+    const float *mean = codec->tables->key_mean;
+    size_t n = (size_t)codec->n_pages * (size_t)codec->shape.head_dim;
+    for (size_t i = 0; mean && i < n; i++)
+        if (fabsf(mean[i]) > LARGE_MEAN) return 2;
+    return 1;
 }
 
 static int place_blocks_of(const struct kv_tables *tables)
@@ -171,6 +186,7 @@ static void pack_derived(struct packer *packer, const struct kv_codec *codec, co
     size_t n = (size_t)D, n_pages = (size_t)codec->n_pages, n_matrices = tables->is_hadamard ? 1 : n_pages;
     const float *matrices = tables->is_hadamard ? hadamard : tables->query_transform;
     out->query_tiles_stride = tables->is_hadamard ? 0 : n * n / 8;
+    int n_halves = basis_halves_of(codec);
     out->n_basis_steps = n_steps;
     out->values_hadamard =
         tables->is_hadamard || memcmp(tables->value_transform, hadamard, n * n * sizeof(float)) == 0;
@@ -180,12 +196,13 @@ static void pack_derived(struct packer *packer, const struct kv_codec *codec, co
     if (!tables->key_mean) return;
     float *mean = pack_room(packer, n_pages * n * sizeof *mean, (const void **)&out->mean_turned);
     uint16_t *terms = pack_room(packer, n_pages * n * 32 * sizeof *terms, (const void **)&out->mean_tiles);
-    uint16_t *functions = pack_room(packer, (size_t)(n_steps * place_blocks) * 2048 * sizeof *functions,
-                                    (const void **)&out->basis_tiles);
+    uint16_t *functions =
+        pack_room(packer, (size_t)(n_halves * n_steps * place_blocks) * 1024 * sizeof *functions,
+                  (const void **)&out->basis_tiles);
     if (!packer->host) return;
     mean_turned_fill(codec, mean);
     mean_tiles_fill(basis, mean, D, codec->n_pages, terms);
-    basis_tiles_fill(basis, n_steps, place_blocks, functions);
+    basis_tiles_fill(basis, n_halves, n_steps, place_blocks, functions);
 }
 
 static void pack_matrices(struct packer *packer, const struct kv_codec *codec, const float *hadamard,
@@ -274,6 +291,18 @@ static size_t walk_stage(const struct kv_codec *codec)
     return most;
 }
 
+/* Values of which kinds there are: bytes of their factors. */
+static int walk_exchange(const struct kv_codec *codec)
+{
+    for (int p = 0; p < codec->n_parts; p++)
+        for (int page = 0; page < codec->n_pages; page++)
+            for (int g = 0; g < codec->n_groups; g++) {
+                int bits = codec->parts[p].codes[page].value_bits[g];
+                if (bits == 1 || bits == 4) return 3 * 512;
+            }
+    return 2 * 512;
+}
+
 static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, struct cuda_resident *out)
 {
     int n = codec->shape.head_dim;
@@ -298,6 +327,8 @@ static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, 
                                       .bytes = bytes,
                                       .stage_bytes = largest_page(codec),
                                       .walk_stage_bytes = walk_stage(codec),
+                                      .walk_exchange_bytes = walk_exchange(codec),
+                                      .n_basis_halves = basis_halves_of(codec),
                                       .n_basis_steps = basis_steps_of(codec->tables),
                                       .place_blocks = place_blocks_of(codec->tables),
                                       .has_mean = codec->tables->key_mean != NULL};

@@ -40,9 +40,9 @@ struct cuda_resident {
     void *memory;
     size_t stage_bytes; /* largest part 0 of a page */
     bool has_mean;
-    size_t walk_stage_bytes; /* struct cuda_walk */
     size_t bytes;            /* of memory */
-    int n_basis_steps, place_blocks;
+    size_t walk_stage_bytes; /* this and the rest: struct cuda_walk */
+    int walk_exchange_bytes, n_basis_steps, n_basis_halves, place_blocks;
 };
 
 struct cuda_ranges;  /* memory.c */

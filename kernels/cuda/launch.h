@@ -55,8 +55,8 @@ struct cuda_codec {
        n_basis_steps: k-steps of 16 of the mean's functions, 8 even ones and 8 odd ones each, the slow pairs'
        terms and then the fast pairs in their order; 0: there is no mean. mean_tiles [page][2][D/16][32 lanes]
        16 bytes: from queries to terms, fp16 values and what they leave, divided by 64. basis_tiles
-       [step][frame_tokens / 128][4][2][32 lanes] 16 bytes: the functions by place from the centre, times 64.
-     */
+       [n_basis_halves][step][frame_tokens / 128][4][32 lanes] 16 bytes: the functions by place from the
+       centre, times 64, in fp16; where means are large, also what that leaves. */
     int values_hadamard, n_basis_steps;
     const uint16_t *mean_tiles, *basis_tiles;
     int n_fast, n_terms; /* struct kv_mean_basis */
@@ -157,7 +157,9 @@ struct cuda_walk {
     int n_parts, columns;
     int stage_bytes, n_stages, n_warps; /* of the largest page as old blocks are read, at least half a recent
                                            one; 2 or 3; warps of a thread block at most */
-    int n_basis_steps, place_blocks;    /* of the codec; blocks in half a frame */
+    int n_basis_steps, n_basis_halves, place_blocks; /* of the codec; blocks in half a frame */
+    int exchange_bytes; /* of the codec: 512 for low bits of values, for high ones and, if there are any, for
+                           plain codes */
     int n_processors, most_shared_bytes;
     float *partials; /* [slot - first_slot][KV head][part][columns][4 + head_dim] */
 };

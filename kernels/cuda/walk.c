@@ -171,6 +171,8 @@ void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *a
         walk.codec = batch->codec ? batch->codec->codec : NULL;
         walk.stage_bytes = batch->codec ? (int)batch->codec->walk_stage_bytes : 0;
         walk.n_basis_steps = batch->codec ? batch->codec->n_basis_steps : 0;
+        walk.n_basis_halves = batch->codec ? batch->codec->n_basis_halves : 0;
+        walk.exchange_bytes = batch->codec ? batch->codec->walk_exchange_bytes : 0;
         walk.place_blocks = batch->codec ? batch->codec->place_blocks : 0;
         walk.items = (const struct cuda_item *)((char *)cuda->tiles.device.memory + cuda->items_at) +
                      batch->first_item;

@@ -9,39 +9,42 @@
  * still there to be compared with: OCTAVO_CUDA_ATTENTION=tile.)
  *
  * Work. A tile is up to 8 queries, tokens x query heads of one KV head, whose tokens stand in one block. Its
- * coded blocks fall into segments of 16, its sinks and its own block are one more piece; each is an item, from
- * a fresh softmax to a partial result, and another kernel merges a tile's partial results in their order. What
- * a segment is depends on the position alone, so a row's bits are its own whatever else the batch has. A thread
- * block stays on one KV head for its whole life, since what is the same for all pages of a head stands in
- * shared memory: the transform of queries, the mean's functions, bits and factors. Its warps take items in
- * turn and share nothing else.
+ * coded blocks fall into segments of 16, its sinks and its own block are one more piece; each is an item,
+ * from a fresh softmax to a partial result, and another kernel merges a tile's partial results in their
+ * order. What a segment is depends on the position alone, so a row's bits are its own whatever else the batch
+ * has. A thread block stays on one KV head for its whole life, since what is the same for all pages of a head
+ * stands in shared memory: the transform of queries, the mean's functions, bits and factors. Its warps take
+ * items in turn and share nothing else.
  *
- * Arithmetic. A level is linear in a code's bits (kernels/kv_codec.h), so products with levels are products with
- * planes of bits; a plane, masked where it stands, is four bytes of 0 or 1 (or 2, or a nibble), which is what
- * mma.m16n8k32 takes as unsigned bytes. The other factor, of queries or of weights, is an integer of 16 bits in
- * two signed digits of 8, in two columns side by side: column 2 q has the high digits of query q, column 2 q + 1
- * the low ones, so the two sums of a query meet in one lane, which has query tid of its rows. All sums over bits are
- * exact. Nibbles weigh more than bits and their factors less, so these have a finer unit, a power of two, and are
- * summed first. A group of 16 channels is one product of 16 rows of the result whatever its bits.
+ * Arithmetic. A level is linear in a code's bits (kernels/kv_codec.h), so products with levels are products
+ * with planes of bits; a plane, masked where it stands, is four bytes of 0 or 1 (or 2, or a nibble), which is
+ * what mma.m16n8k32 takes as unsigned bytes. The other factor, of queries or of weights, is an integer of 16
+ * bits in two signed digits of 8, in two columns side by side: column 2 q has the high digits of query q,
+ * column 2 q + 1 the low ones, so the two sums of a query meet in one lane, which has query tid of its rows.
+ * All sums over bits are exact. Nibbles weigh more than bits and their factors less, so these have a finer
+ * unit, a power of two, and are summed first. A group of 16 channels is one product of 16 rows of the result
+ * whatever its bits.
  *
  * Frames. On entering one a warp turns its queries back by the frame's angle, in fp32, and multiplies them in
  * two fp16 halves, again in two columns, with the transform. The score of the mean (kernels/kv_mean.h) is a
- * product per block: functions of the place, in fp16 halves, with coefficients in halves, made once a frame.
+ * product per block: functions of the place in fp16, in two halves where means are large, with coefficients in two
+ * halves, made once a frame.
  *
- * A query's maximum moves only when a block exceeds it by 2^8, so most blocks rescale nothing; whether it moves
- * depends on that query alone.
+ * A query's maximum moves only when a block exceeds it by 2^8, so most blocks rescale nothing; whether it
+ * moves depends on that query alone.
  */
 
-enum { WALK_TOKENS = CUDA_TOKENS, WALK_SEGMENT = CUDA_WALK_SEGMENT, WALK_QUERIES = 4 }; /* queries of one mma */
-enum { WALK_EXCHANGE_STRIDE = 272, WALK_EXCHANGE = 4 * WALK_EXCHANGE_STRIDE }; /* bytes: weights of 4 queries */
-#define WALK_PLAIN 15.0f /* weights of plain codes are multiplied with it, so that they too use 16 bits */
+enum { WALK_TOKENS = CUDA_TOKENS, WALK_SEGMENT = CUDA_WALK_SEGMENT, WALK_QUERIES = 4 }; /* of one mma */
+enum { WALK_FACTORS = 512 }; /* bytes: of one kind of bit of values, 4 queries, 64 tokens, 16 bits */
+#define WALK_PLAIN 15.0f     /* weights of plain codes are multiplied with it, so that they too use 16 bits */
 
-/* What a head's pages have in common, for the thread block. Sets: 0 is what old blocks are read with, 1 recent
-   ones. */
+/* What a head's pages have in common, for the thread block. Sets: 0 is what old blocks are read with, 1
+   recent ones. */
 struct walk_page {
-    float key_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS]; /* level to x, by part and group; 8 in it at 1 bit */
-    float value_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS]; /* of a sum; of plain codes 2 / WALK_PLAIN in it */
-    float key_bound[2][2][CUDA_MAX_GROUPS]; /* what |x| of a group makes at most in factors: of 1 and 2 bits, of 4 */
+    /* Level to x, by part and group, 8 in it at 1 bit; of a sum, 2 / WALK_PLAIN in it for plain codes. */
+    float key_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
+    float key_bound[2][2][CUDA_MAX_GROUPS]; /* what |x| of a group makes at most in factors: of 1 and 2 bits,
+                                               of 4 */
     int key_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
     int key_ends[CUDA_MAX_PARTS][3]; /* groups that have 4 bits; 2 or more; any */
     int is_trellis[CUDA_MAX_PARTS];  /* all values have 2 bits */
@@ -53,16 +56,22 @@ struct walk_page {
 
 /* Where things stand in the block's shared memory, in bytes from its start. */
 struct walk_layout {
-    int matrix, terms, basis, mean, page, warps, per_warp; /* matrix, basis: -1 where they are left in the card's memory */
-    int ring, mixed, coefs, exchange;                      /* within a warp's */
-    int bytes;                                             /* of all */
+    int matrix, terms, basis, mean, page, warps,
+        per_warp;                     /* matrix, basis: -1 where they are left in the card's memory */
+    int ring, mixed, coefs, exchange; /* within a warp's */
+    int bytes;                        /* of all */
 };
+
+__host__ __device__ static inline int walk_basis_bytes(const cuda_walk *walk)
+{
+    return walk->n_basis_halves * walk->n_basis_steps * walk->place_blocks * 4 * 512;
+}
 
 __host__ __device__ static inline walk_layout walk_layout_of(const cuda_walk *walk, int head_dim, int units)
 {
     walk_layout l;
     int groups = head_dim / CUDA_GROUP, at = 0, matrix = groups * groups * 512;
-    int basis = walk->n_basis_steps * walk->place_blocks * 8 * 512, most = walk->most_shared_bytes;
+    int basis = walk_basis_bytes(walk), most = walk->most_shared_bytes;
     l.basis = basis <= most / 3 ? at : -1;
     at += l.basis < 0 ? 0 : basis;
     l.matrix = at + matrix <= most / 2 ? at : -1;
@@ -76,7 +85,7 @@ __host__ __device__ static inline walk_layout walk_layout_of(const cuda_walk *wa
     if (l.mixed < 8 * (head_dim + 4) * 4) l.mixed = 8 * (head_dim + 4) * 4; /* the near item's queries */
     l.coefs = l.mixed + units * groups * 256;
     l.exchange = l.coefs + units * walk->n_basis_steps * 256;
-    l.per_warp = l.exchange + units * WALK_EXCHANGE;
+    l.per_warp = l.exchange + units * walk->exchange_bytes;
     l.bytes = l.warps + walk->n_warps * l.per_warp;
     return l;
 }
@@ -89,17 +98,18 @@ template <int D, int UNITS> struct walker {
     const uint4 *matrix, *terms, *basis;
     const float *mean;
     uint8_t *ring;
-    float *mixed;    /* [group][4 UNITS][16]: q', channel 4 b + t of the group at 4 t + b; then, by group, what
-                        digits_of makes of them: [UNITS][32 lanes] 8 bytes */
-    uint2 *coefs;    /* [step][UNITS][32 lanes] */
+    float *mixed; /* [group][4 UNITS][16]: q', channel 4 b + t of the group at 4 t + b; then, by group, what
+                     digits_of makes of them: [UNITS][32 lanes] 8 bytes */
+    uint2 *coefs; /* [step][UNITS][32 lanes] */
     char *exchange;
     const float *q[UNITS]; /* of query gid / 2 (+ 4 unit); NULL: there is none */
-    float reach[UNITS], boost[UNITS]; /* of the same: what makes its factors at most 32000; times what for 4 bits */
+    float reach[UNITS],
+        boost[UNITS]; /* of the same: what makes its factors at most 32000; times what for 4 bits */
     int page_index, own, frame, set;
-    int lane, gid, tid, odd;    /* odd: of gid; which digit, which half of a row tile comes first */
-    float unit[UNITS];          /* of query tid: a key sum's unit */
-    int shift[UNITS];           /* of the same: log2 of boost */
-    int middle[UNITS];          /* of query tid: what the sums start from */
+    int lane, gid, tid, odd; /* odd: of gid; which digit, which half of a row tile comes first */
+    float unit[UNITS];       /* of query tid: a key sum's unit */
+    int shift[UNITS];        /* of the same: log2 of boost */
+    int middle[UNITS];       /* of query tid: what the sums start from */
     float max[UNITS], sum[UNITS];
     float out[UNITS][D / CUDA_GROUP][2]; /* channels gid and gid + 8 of each group, query tid */
 };

@@ -4,39 +4,44 @@
 #include "kernels/cuda/walk_frame.cuh"
 
 /*
- * One coded block. Scores: keys are the 16 rows of a product; lane gid has the 8 tokens of row tile gid, of row tile i
- * of the product rows (h ^ odd) * 4 + i, so that 16 bytes are one lane's share of four products and lanes of
- * odd gid read the other half first, from other banks. Output: rows are channels, and lane tid has 16 tokens
- * in a row of each, one word.
+ * One coded block. Scores: keys are the 16 rows of a product; lane gid has the 8 tokens of row tile gid, of
+ * row tile i of the product rows (h ^ odd) * 4 + i, so that 16 bytes are one lane's share of four products
+ * and lanes of odd gid read the other half first, from other banks. Output: rows are channels, and lane tid
+ * has 16 tokens in a row of each, one word.
  */
 
-/* The mean's scores of the block that is j-th of its frame. About the frame's centre even functions mirror and
-   odd ones change sign: blocks before it read the rows of those after it backwards. */
+/* The mean's scores of the block that is j-th of its frame. About the frame's centre even functions mirror
+   and odd ones change sign: blocks before it read the rows of those after it backwards. */
 template <int D, int UNITS>
 __device__ static inline void mean_scores(const walker<D, UNITS> &w, int j, float c[UNITS][4][4])
 {
     int places = w.walk->place_blocks, is_mirrored = j < places;
-    int at = (is_mirrored ? places - 1 - j : j - places) * 8;
+    int at = (is_mirrored ? places - 1 - j : j - places) * 4;
     int lane = is_mirrored ? 28 - w.lane + 2 * w.tid : w.lane; /* 7 - gid, tid */
     uint32_t sign = is_mirrored ? 0x80008000u : 0;
-#pragma unroll(UNITS == 1 ? 2 : 1)
-    for (int step = 0; step < w.walk->n_basis_steps; step++, at += places * 8) {
+    const uint4 *tiles = w.basis + at * 32 + lane;
+    int row = (is_mirrored ? -1 : 1) * 32, n_steps = w.walk->n_basis_steps, lows = n_steps * places * 128;
+    if (is_mirrored) tiles += 3 * 32;
+#pragma unroll(UNITS == 1 ? 4 : 1)
+    for (int step = 0; step < n_steps; step++, tiles += places * 128) {
         uint2 coef[UNITS];
 #pragma unroll
         for (int u = 0; u < UNITS; u++) {
             coef[u] = w.coefs[(step * UNITS + u) * 32 + w.lane];
             coef[u].y ^= sign;
         }
-        const uint4 *tiles = w.basis + at * 32 + lane;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const uint4 *tile = tiles + (is_mirrored ? 3 - i : i) * 64;
-            uint4 a = tile[0], b = tile[32];
+            uint4 a = tiles[i * row];
 #pragma unroll
-            for (int u = 0; u < UNITS; u++) {
-                ptx_multiply(c[u][i], a.x, a.y, a.z, a.w, coef[u].x, coef[u].y);
-                ptx_multiply(c[u][i], b.x, b.y, b.z, b.w, coef[u].x, coef[u].y);
-            }
+            for (int u = 0; u < UNITS; u++) ptx_multiply(c[u][i], a.x, a.y, a.z, a.w, coef[u].x, coef[u].y);
+        }
+        if (w.walk->n_basis_halves == 1) continue;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint4 a = tiles[lows + i * row];
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) ptx_multiply(c[u][i], a.x, a.y, a.z, a.w, coef[u].x, coef[u].y);
         }
     }
 }
@@ -64,13 +69,13 @@ __device__ static inline void keys_multiply(const walker<D, UNITS> &w, const uin
     }
 }
 
-/* Adds the groups first .. end - 1 of a part, which have BITS bits. words: of group `first`. ALONE: the only part,
-   whose factors are there; otherwise they are made here. */
+/* Adds the groups first .. end - 1 of a part, which have BITS bits. words: of group `first`. ALONE: the only
+   part, whose factors are there; otherwise they are made here. */
 template <int D, int UNITS, int BITS, bool ALONE>
 __device__ static inline void groups_sum(const walker<D, UNITS> &w, const uint8_t *words, int part, int first,
                                          int end, int c[UNITS][4][4])
 {
-#pragma unroll(ALONE && UNITS == 1 ? 2 : 1)
+#pragma unroll(ALONE &&UNITS == 1 ? 2 : 1)
     for (int g = first; g < end; g++) {
         uint2 digits[UNITS];
         float unused = 0;
@@ -143,18 +148,23 @@ __device__ static inline void scales_read(const uint16_t *scales, int gid, int o
 /* The scores of query tid in a unit: integer sums and the mean's in; sinks do not count. */
 template <int D, int UNITS>
 __device__ static inline void scores_finish(const walker<D, UNITS> &w, int unit, const int c[4][4],
-                                            const float mean[4][4], const float scales[2][4],
-                                            uint64_t sinks, float s[4][2])
+                                            const float mean[4][4], const float scales[2][4], uint64_t sinks,
+                                            float s[4][2])
 {
-    uint32_t skipped = (uint32_t)(sinks >> (8 * w.gid)) & 255;
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             float x = (float)(c[i][2 * h] * 256 + c[i][2 * h + 1]) * w.unit[unit];
             s[i][h] = fmaf(x, scales[h][i], mean[i][2 * h] + mean[i][2 * h + 1]);
-            if (skipped >> (4 * (h ^ w.odd) + i) & 1) s[i][h] = -INFINITY;
         }
+    if (!sinks) return;
+    uint32_t skipped = (uint32_t)(sinks >> (8 * w.gid)) & 255;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (skipped >> (4 * (h ^ w.odd) + i) & 1) s[i][h] = -INFINITY;
 }
 
 /* Moves the maximum of query tid where a score exceeds it by more than 8. */
@@ -174,20 +184,32 @@ __device__ static inline void max_move(walker<D, UNITS> &w, int unit, const floa
     for (int g = 0; g < D / 16; g++) w.out[unit][g][0] *= factor, w.out[unit][g][1] *= factor;
 }
 
-/* Weights of the values as factors: of the trellis' low and high bits, by code of the byte; of plain codes. */
+/* Weights of the values as factors: of the trellis' low and high bits, by code of the byte; of plain codes.
+ */
 struct walk_weights {
     uint32_t low[4], high[4], plain[4];
     float sum;  /* of query tid's weights */
     float unit; /* of the same */
 };
 
-/* Probabilities times the values' scales, as multiples of a power of two of which the block's largest has 1024 to
-   2048, to the exchange: by query, 16 tokens, token modulo 4, token / 4. s is used up. */
+/* Integers of 16 bits, 32768 + 128 too large, in words: a lane's 4 of [query][tile of 16 tokens][gid %
+   2][token % 4], two tokens in each. order: which of the two is first. */
+__device__ static inline void factors_write(char *to, const float factors[4][2], uint32_t order)
+{
+    uint4 pairs;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        (&pairs.x)[i] = __byte_perm(__float_as_uint(factors[i][0]), __float_as_uint(factors[i][1]), order);
+    *(uint4 *)to = pairs;
+}
+
+/* Probabilities times the values' scales, as multiples of a power of two of which the block's largest has
+   1024 to 2048, and from these the factors of a code's bits, to the exchange. s is used up. */
 template <int D, int UNITS>
 __device__ static inline void weights_make(walker<D, UNITS> &w, int unit, float s[4][2],
                                            const float scales[2][4], walk_weights &out)
 {
-    float most = 0;
+    float most = 0, sum = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -198,49 +220,45 @@ __device__ static inline void weights_make(walker<D, UNITS> &w, int unit, float 
             most = fmaxf(most, s[i][h]);
         }
     uint32_t exponent = __float_as_uint(fmaxf(rows_max(most), 1e-15f)) & 0x7f800000u;
-    float shrink = __uint_as_float((264u << 23) - exponent), sum = 0;
+    float shrink = __uint_as_float((264u << 23) - exponent);
     out.unit = __uint_as_float(exponent - (10u << 23));
-    char *to = w.exchange + w.tid * WALK_EXCHANGE_STRIDE + w.gid / 2 * 64 + w.odd * 8;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float low = s[i][0] * shrink, high = s[i][1] * shrink;
-        float a = w.odd ? high : low, b = w.odd ? low : high; /* tokens i and 4 + i of the row tile */
-        sum += a + b;
-        *(float2 *)(to + 16 * i) = make_float2(a, b);
-    }
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) s[i][h] *= shrink, sum += s[i][h];
+    /* After token 3 of a row tile's half comes token 0 of the other; after the second half's the neighbour's.
+     */
+    float other = __shfl_xor_sync(~0u, w.odd ? s[0][1] : s[0][0], 4), low[4][2], high[4][2];
+    const float magic = WALK_MAGIC + 0x8080;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float next = i < 3 ? s[(i + 1) % 4][h] : w.odd == h ? s[0][1 - h] : other;
+            low[i][h] = fmaf(6, s[i][h], fmaf(8, next, magic));
+            high[i][h] = fmaf(5, s[i][h], fmaf(-3, next, magic));
+        }
+    uint32_t order = w.odd ? 0x1054 : 0x5410; /* tokens i and 4 + i of the row tile */
+    char *to = w.exchange + unit * w.walk->exchange_bytes + w.tid * 128 + w.gid * 16;
+    factors_write(to, low, order);
+    factors_write(to + WALK_FACTORS, high, order);
     out.sum = rows_sum(sum);
+    if (!w.page->has_plain) return;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) low[i][h] = fmaf(WALK_PLAIN, s[i][h], magic);
+    factors_write(to + 2 * WALK_FACTORS, low, order);
 }
 
-/* Lane tid's 16 tokens of query gid / 2 become digits. */
-__device__ static inline void weights_split(const char *exchange, int gid, int tid, int odd, int has_plain,
-                                            walk_weights &out)
+/* Of lane tid's 16 tokens and query gid / 2 the signed digits that this lane's column takes. */
+__device__ static inline void digits_read(const char *factors, int gid, int tid, int is_low, uint32_t out[4])
 {
-    const float4 *from = (const float4 *)(exchange + gid / 2 * WALK_EXCHANGE_STRIDE + tid * 64);
-    const float magic = WALK_MAGIC + 0x8080;
-    float4 x[5];
+    const uint4 *from = (const uint4 *)(factors + gid / 2 * 128 + tid * 32);
+    uint4 a = from[0], b = from[1]; /* word s: tokens s and 4 + s; 8 + s and 12 + s */
+    uint32_t digit = is_low ? 0x6420 : 0x7531;
 #pragma unroll
-    for (int s = 0; s < 4; s++) x[s] = from[s];
-    x[4] = make_float4(x[0].y, x[0].z, x[0].w, x[0].x);
-#pragma unroll
-    for (int s = 0; s < 4; s++) {
-        float l[4], m[4];
-#pragma unroll
-        for (int b = 0; b < 4; b++) {
-            float own = (&x[s].x)[b], next = (&x[s + 1].x)[b];
-            l[b] = fmaf(6, own, fmaf(8, next, magic));
-            m[b] = fmaf(5, own, fmaf(-3, next, magic));
-        }
-        out.low[s] = digits_pack(l, odd);
-        out.high[s] = digits_pack(m, odd);
-    }
-    if (!has_plain) return;
-#pragma unroll
-    for (int s = 0; s < 4; s++) {
-        float plain[4];
-#pragma unroll
-        for (int b = 0; b < 4; b++) plain[b] = fmaf(WALK_PLAIN, (&x[s].x)[b], magic);
-        out.plain[s] = digits_pack(plain, odd);
-    }
+    for (int s = 0; s < 4; s++) out[s] = __byte_perm((&a.x)[s], (&b.x)[s], digit) ^ 0x80808080u;
 }
 
 /* Adds a group of channels of BITS bits. at: its codes, this lane's row. */
@@ -279,8 +297,7 @@ __device__ static inline void values_multiply(walker<D, UNITS> &w, const uint8_t
         float unit = w.page->value_factor[w.set][part][group] * v[u].unit;
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            w.out[u][group][h] =
-                fmaf((float)(c[u][2 * h] * 256 + c[u][2 * h + 1]), unit, w.out[u][group][h]);
+            w.out[u][group][h] = fmaf((float)(c[u][2 * h] * 256 + c[u][2 * h + 1]), unit, w.out[u][group][h]);
     }
 }
 
@@ -319,14 +336,14 @@ __device__ static inline void values_sum(walker<D, UNITS> &w, const uint8_t *pag
     }
 }
 
-/* pages: of the parts, one after the other, in shared memory. index: of the block in its sequence. */
+/* pages: of the parts, one after the other, in shared memory. j: the block's place in its frame. */
 template <int D, int UNITS>
-__device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pages, int index, int n_parts,
+__device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pages, int j, int n_parts,
                                          uint64_t sinks)
 {
     float mean[UNITS][4][4] = {}, s[UNITS][4][2], scales[2][4];
     int c[UNITS][4][4] = {};
-    mean_scores<D, UNITS>(w, index % (2 * w.walk->place_blocks), mean);
+    mean_scores<D, UNITS>(w, j, mean);
     keys_sum<D, UNITS>(w, pages, n_parts, c);
     const uint8_t *end = pages;
     for (int p = 0; p < n_parts; p++) end += w.page->page_bytes[p];
@@ -341,10 +358,15 @@ __device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pag
     scales_read(key_scales + WALK_TOKENS, w.gid, w.odd, scales);
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
-        if (u) __syncwarp();
         weights_make<D, UNITS>(w, u, s[u], scales, v[u]);
-        __syncwarp();
-        weights_split(w.exchange, w.gid, w.tid, w.odd, w.page->has_plain, v[u]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int u = 0; u < UNITS; u++) {
+        const char *factors = w.exchange + u * w.walk->exchange_bytes;
+        digits_read(factors, w.gid, w.tid, w.odd, v[u].low);
+        digits_read(factors + WALK_FACTORS, w.gid, w.tid, w.odd, v[u].high);
+        if (w.page->has_plain) digits_read(factors + 2 * WALK_FACTORS, w.gid, w.tid, w.odd, v[u].plain);
     }
     values_sum<D, UNITS>(w, pages, n_parts, v);
 }

@@ -33,8 +33,8 @@ __device__ static inline walk_item item_find(const cuda_walk &walk, int index, i
     out.first = item.slot * WALK_SEGMENT;
     out.end = min(out.first + WALK_SEGMENT, own);
     size_t slot = (size_t)(out.tile.first_slot + item.slot - walk.first_slot);
-    out.partial = walk.partials +
-                  ((slot * walk.args.n_kv_heads + head) * walk.n_parts + part) * walk.columns * (4 + D);
+    out.partial =
+        walk.partials + ((slot * walk.args.n_kv_heads + head) * walk.n_parts + part) * walk.columns * (4 + D);
     return out;
 }
 
@@ -49,8 +49,8 @@ __device__ static inline size_t column_place(const cuda_walk &walk, const cuda_t
 
 /* ---- f16 ---- */
 
-/* Of format f16 a segment and, in the last one, the own block; otherwise all sinks and the own block. queries: in
-   shared memory, [8][D + 4]. */
+/* Of format f16 a segment and, in the last one, the own block; otherwise all sinks and the own block.
+   queries: in shared memory, [8][D + 4]. */
 template <int D, bool IS_CODED>
 __device__ static inline void half_item(const cuda_walk &walk, const walk_item &item, float *queries)
 {
@@ -115,7 +115,8 @@ __device__ static inline void half_item(const cuda_walk &walk, const walk_item &
 
 /* Called, not woven in: its registers are then no matter of the coded blocks'. */
 template <int D>
-__device__ __noinline__ static void near_item(const cuda_walk *walk, int index, int head, int part, float *queries)
+__device__ __noinline__ static void near_item(const cuda_walk *walk, int index, int head, int part,
+                                              float *queries)
 {
     half_item<D, true>(*walk, item_find<D>(*walk, index, head, part), queries);
 }
@@ -210,8 +211,7 @@ __device__ static void head_enter(const cuda_walk &walk, const walk_layout &layo
         static_copy(memory + layout.terms, (const uint4 *)codec->mean_tiles + page_index * (D / 16) * 64,
                     D / 16 * 1024);
         if (layout.basis >= 0)
-            static_copy(memory + layout.basis, codec->basis_tiles,
-                        walk.n_basis_steps * walk.place_blocks * 8 * 512);
+            static_copy(memory + layout.basis, codec->basis_tiles, walk_basis_bytes(&walk));
         for (int i = threadIdx.x; i < D; i += blockDim.x)
             ((float *)(memory + layout.mean))[i] = codec->mean_turned[(size_t)page_index * D + i] / 64;
     }
@@ -223,8 +223,8 @@ __device__ static void head_enter(const cuda_walk &walk, const walk_layout &layo
 
 /* The first n_parts parts of a block to the ring; first: where part 0 of all pages begins. */
 template <int D, int UNITS>
-__device__ static inline void pages_fetch(const walker<D, UNITS> &w, const cuda_block *block, const char *first,
-                                          int n_parts, uint8_t *to)
+__device__ static inline void pages_fetch(const walker<D, UNITS> &w, const cuda_block *block,
+                                          const char *first, int n_parts, uint8_t *to)
 {
     for (int p = 0; p < n_parts; p++) {
         const char *from = (p ? block->parts[p] : first) + w.page->offset[p] + 16 * w.lane;
@@ -250,8 +250,9 @@ __device__ static inline void coded_blocks(walker<D, UNITS> &w, int first, int e
         ptx_copy_commit();
     }
     const char *next = first + ahead < end ? blocks[first + ahead].parts[0] : NULL;
+    int frame = first / frame_blocks, j = first % frame_blocks;
 #pragma unroll 1
-    for (int b = first; b < end; b++) {
+    for (int b = first; b < end; b++, j++) {
         int is_recent = b >= old_end, n_parts = w.page->n_parts[is_recent];
         uint64_t sinks = blocks[b].sink_mask;
         const uint8_t *pages = w.ring + stage * w.walk->stage_bytes;
@@ -264,8 +265,8 @@ __device__ static inline void coded_blocks(walker<D, UNITS> &w, int first, int e
         }
         ptx_copy_commit();
         if (b + ahead + 1 < old_end) next = blocks[b + ahead + 1].parts[0];
-        if (b / frame_blocks != w.frame || is_recent != w.set)
-            frame_enter<D, UNITS>(w, b / frame_blocks, is_recent);
+        if (j == frame_blocks) j = 0, frame++;
+        if (frame != w.frame || is_recent != w.set) frame_enter<D, UNITS>(w, frame, is_recent);
         if (is_recent)
             ptx_copy_wait<0>();
         else if (ahead == 1)
@@ -273,15 +274,14 @@ __device__ static inline void coded_blocks(walker<D, UNITS> &w, int first, int e
         else
             ptx_copy_wait<2>();
         __syncwarp();
-        block_step<D, UNITS>(w, pages, b, n_parts, sinks);
+        block_step<D, UNITS>(w, pages, j, n_parts, sinks);
         __syncwarp();
         stage = stage + 1 == w.walk->n_stages ? 0 : stage + 1;
     }
     ptx_copy_wait<0>();
 }
 
-template <int D, int UNITS>
-__device__ static void walker_begin(walker<D, UNITS> &w, const walk_item &item)
+template <int D, int UNITS> __device__ static void walker_begin(walker<D, UNITS> &w, const walk_item &item)
 {
     const cuda_walk &walk = *w.walk;
     w.span = item.span;
@@ -290,9 +290,9 @@ __device__ static void walker_begin(walker<D, UNITS> &w, const walk_item &item)
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
         int n = 4 * u + w.gid / 2;
-        w.q[u] = n < item.n_columns ? walk.args.q + column_place<D>(walk, item.tile, item.head, item.part,
-                                                                    item.heads, n)
-                                    : NULL;
+        w.q[u] = n < item.n_columns
+                     ? walk.args.q + column_place<D>(walk, item.tile, item.head, item.part, item.heads, n)
+                     : NULL;
         w.max[u] = -1e30f, w.sum[u] = 0;
 #pragma unroll
         for (int g = 0; g < D / 16; g++) w.out[u][g][0] = w.out[u][g][1] = 0;
@@ -379,7 +379,8 @@ static cudaError_t walk_start(cuda_walk walk, cudaStream_t stream)
     if (error != cudaSuccess) return error;
     int lots = walk.args.n_kv_heads * walk.n_parts;
     int grid = lots > walk.n_processors ? lots : walk.n_processors;
-    CUDA_LAUNCH((walk_kernel<D, UNITS, WARPS, IN_SHARED>), grid, 32 * walk.n_warps, layout.bytes, stream, walk);
+    CUDA_LAUNCH((walk_kernel<D, UNITS, WARPS, IN_SHARED>), grid, 32 * walk.n_warps, layout.bytes, stream,
+                walk);
     return cudaGetLastError();
 }
 
