@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a machine with a card: builds octavo with CUDA, checks the backend against the CPU's and times decode attention, and PyTorch's where
-# there is PyTorch.
+# On a machine with a card: builds octavo with CUDA, checks the backend against the CPU's and times decode attention,
+# and PyTorch's where there is PyTorch.
 # tests/cuda/run.sh [ARCHITECTURE]; default 90a-real (H100, H200). MODEL=file.gguf IDS=file also compares a model's
 # logits, in two chunk sizes and two formats; IDS has token ids, one a line.
 set -euo pipefail
@@ -15,7 +15,7 @@ if [ "$status" = 77 ]; then
     exit 77
 fi
 build/cuda/cuda_bench
-if python3 -c 'import torch' 2>/dev/null; then python3 tests/cuda/sdpa.py; else echo "SKIPPED: PyTorch's attention: there is no PyTorch here"; fi
+if python3 -c 'import torch' 2>/dev/null; then python3 tests/cuda/sdpa.py; else echo "SKIPPED: PyTorch's attention; it is not here"; fi
 if [ -n "${MODEL:-}" ] && [ -n "${IDS:-}" ]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
