@@ -12,7 +12,7 @@
  * sixteen lanes a block, lane by lane, and then block by block.
  */
 
-enum { THREADS = 512, WARPS = THREADS / 32, BLOCK = 64, LANES = 16, BOUND_BITS = 20 };
+enum { THREADS = 512, WARPS = THREADS / 32, BLOCK = 64, LANES = 16, BOUND_BITS = 20, AHEAD = 4, CHUNK = 16 };
 
 __device__ static inline float clean(float logit)
 {
@@ -68,14 +68,21 @@ __device__ static void row_scan(choose_row *row)
 {
     CUDA_SHARED(float, room, [WARPS]);
     float most = -INFINITY;
-    for (int block = threadIdx.x / 32; block < row->n_blocks; block += WARPS) {
-        const float *logits = row->logits + block * BLOCK;
-        int lane = threadIdx.x % 32, n = block_size(*row, block);
-        float max = lane < n ? clean(logits[lane]) : -INFINITY;
-        if (lane + 32 < n) max = fmaxf(max, clean(logits[lane + 32]));
-        for (int step = 16; step; step /= 2) max = fmaxf(max, __shfl_xor_sync(~0u, max, step));
-        if (lane == 0) row->maxima[block] = max;
-        most = fmaxf(most, max);
+    int lane = threadIdx.x % 32;
+    for (int first = threadIdx.x / 32 * AHEAD; first < row->n_blocks; first += WARPS * AHEAD) {
+        float max[AHEAD];
+#pragma unroll
+        for (int b = 0; b < AHEAD; b++) {
+            int at = (first + b) * BLOCK + lane;
+            max[b] = at < row->n ? clean(row->logits[at]) : -INFINITY;
+            if (at + 32 < row->n) max[b] = fmaxf(max[b], clean(row->logits[at + 32]));
+        }
+#pragma unroll
+        for (int b = 0; b < AHEAD; b++) {
+            for (int step = 16; step; step /= 2) max[b] = fmaxf(max[b], __shfl_xor_sync(~0u, max[b], step));
+            if (lane == 0 && first + b < row->n_blocks) row->maxima[first + b] = max[b];
+            most = fmaxf(most, max[b]);
+        }
     }
     row->max = block_fold(most, room, [](float a, float b) { return fmaxf(a, b); });
 }
@@ -121,13 +128,19 @@ __device__ static double row_weigh(const choose_row &row, int *last)
     __syncthreads();
     if (threadIdx.x == 0) {
         double sum = 0;
-        weighty[0] = 0;
-        for (int block = 0; block < row.n_blocks; block++) {
-            double mass = row.sums[block];
-            if (mass > 0) weighty[0] = block;
-            sum += mass;
-            row.sums[block] = sum;
+        int last_weighty = 0;
+        for (int first = 0; first < row.n_blocks; first += CHUNK) { /* loaded ahead: the sums are one chain */
+            double mass[CHUNK];
+#pragma unroll
+            for (int b = 0; b < CHUNK; b++) mass[b] = first + b < row.n_blocks ? row.sums[first + b] : 0;
+#pragma unroll
+            for (int b = 0; b < CHUNK; b++) {
+                if (mass[b] > 0) last_weighty = first + b;
+                sum += mass[b];
+                if (first + b < row.n_blocks) row.sums[first + b] = sum;
+            }
         }
+        weighty[0] = last_weighty;
     }
     __syncthreads();
     *last = weighty[0];
@@ -197,10 +210,15 @@ __device__ static int row_count(const choose_row &row, float threshold)
     __syncthreads();
     if (threadIdx.x == 0) {
         int sum = 0;
-        for (int block = 0; block < row.n_blocks; block++) {
-            int count = row.counts[block];
-            row.counts[block] = sum;
-            sum += count;
+        for (int first = 0; first < row.n_blocks; first += CHUNK) {
+            int count[CHUNK];
+#pragma unroll
+            for (int b = 0; b < CHUNK; b++) count[b] = first + b < row.n_blocks ? row.counts[first + b] : 0;
+#pragma unroll
+            for (int b = 0; b < CHUNK; b++) {
+                if (first + b < row.n_blocks) row.counts[first + b] = sum;
+                sum += count[b];
+            }
         }
         total[0] = sum;
     }

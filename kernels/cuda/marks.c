@@ -6,23 +6,28 @@
 /*
  * Where a step's time goes, by the card's own clock: at every change of part an event is put into the stream,
  * and the time between two of them is the first one's part's. The events of a step are read when a later step
- * ends, while the card still works on that one, so nobody waits for them.
+ * ends, while the card still works on that one, so nobody waits for them. An event costs the card nearly 2
+ * us, so only one step of EVERY has all of them; the others have one at either end, and their time is divided
+ * as that one's was.
  */
 
-enum { SETS = 3, MOST_MARKS = 4096 };
+enum { SETS = 3, MOST_MARKS = 4096, EVERY = 8 };
 
 /* One step's events. The last one is of BACKEND_PARTS: the step's end. */
 struct mark_set {
     cudaEvent_t *events; /* [n_events], made when first needed */
     uint8_t *parts;
     int n_events, n;
-    bool is_whole; /* ended, and not read yet */
+    bool is_whole;    /* ended, and not read yet */
+    bool is_detailed; /* has all changes of part */
 };
 
 struct cuda_marks {
     struct mark_set sets[SETS];
-    int now; /* of the step that goes on */
+    int now;     /* of the step that goes on */
+    int n_steps; /* begun since a detailed one */
     double seconds[BACKEND_PARTS];
+    double shares[BACKEND_PARTS]; /* of the last detailed step, their sum 1; 0: there was none */
 };
 
 /* Room for twice as many; false when there can be no more. */
@@ -42,10 +47,16 @@ static bool set_grow(struct mark_set *set)
 
 static void set_read(struct cuda_marks *marks, struct mark_set *set)
 {
+    double seconds[BACKEND_PARTS] = {0}, sum = 0;
     for (int i = 0; i + 1 < set->n; i++) {
         float ms = 0;
-        if (cudaEventElapsedTime(&ms, set->events[i], set->events[i + 1]) == cudaSuccess)
-            marks->seconds[set->parts[i]] += (double)ms * 1e-3;
+        if (cudaEventElapsedTime(&ms, set->events[i], set->events[i + 1]) != cudaSuccess) continue;
+        seconds[set->parts[i]] += (double)ms * 1e-3;
+        sum += (double)ms * 1e-3;
+    }
+    for (int part = 0; part < BACKEND_PARTS; part++) {
+        if (set->is_detailed && sum > 0) marks->shares[part] = seconds[part] / sum;
+        marks->seconds[part] += sum * marks->shares[part];
     }
     set->is_whole = false;
     set->n = 0;
@@ -75,8 +86,9 @@ static void part_begin(struct backend *backend, enum backend_part part)
     struct cuda_marks *marks = cuda->marks;
     if (cuda->failure[0]) return;
     struct mark_set *set = &marks->sets[marks->now];
-    bool goes_on = set->n > 0;
-    if (goes_on ? set->parts[set->n - 1] == part : part == BACKEND_PARTS) return;
+    if (set->n > 0 ? set->parts[set->n - 1] == part : part == BACKEND_PARTS) return;
+    if (set->n == 0) set->is_detailed = marks->n_steps++ % EVERY == 0;
+    if (set->n > 0 && part != BACKEND_PARTS && !set->is_detailed) return;
     /* One is kept for the end. */
     if (set->n + 1 >= set->n_events && !set_grow(set) && (part != BACKEND_PARTS || set->n >= set->n_events))
         return;
