@@ -78,8 +78,9 @@ struct cuda_state {
     int n_batches, most_batches, walk_columns;
     size_t items_at; /* in tiles' memory */
     int n_processors, most_shared_bytes;
-    bool is_plain; /* attention by the readable kernel */
-    bool is_tiled; /* by the former one */
+    void *matmul_90; /* cuda_matmul_90_open */
+    bool is_plain;   /* attention by the readable kernel */
+    bool is_tiled;   /* by the former one */
     int walk_warps, walk_stages;
 };
 

@@ -100,12 +100,6 @@ cudaError_t cuda_rope_run(float *x, int n_rows, int n_heads, int head_dim, const
 cudaError_t cuda_swiglu_run(const float *gate, const float *up, size_t n, float *out, cudaStream_t stream);
 cudaError_t cuda_add_run(float *x, const float *y, size_t n, cudaStream_t stream);
 
-/* ---- matmul.cu ---- */
-/* out[t][r] = scale[t] * sum_c weight[r][c] x[t][c] + bias[r]. n_cols: a multiple of 32. */
-cudaError_t cuda_matmul_run(const uint16_t *weight, int n_rows, int n_cols, const uint16_t *x,
-                            const float *scale, int n_tokens, const float *bias, float *out,
-                            cudaStream_t stream);
-
 /* ---- kv_write.cu ---- */
 struct cuda_store {
     int layer, n_kv_heads, head_dim, n_rows;

@@ -1,3 +1,4 @@
+#include "kernels/cuda/matmul.h"
 #include "kernels/cuda/ptx.cuh"
 
 #include <cuda_fp16.h>
@@ -92,27 +93,22 @@ __global__ void __launch_bounds__(WM *WN * 32)
 }
 
 template <int BM, int BN, int WM, int WN, int STAGES>
-static cudaError_t matmul_launch(const uint16_t *weight, int n_rows, int n_cols, const uint16_t *x,
-                                 const float *scale, int n_tokens, const float *bias, float *out,
-                                 cudaStream_t stream)
+static cudaError_t matmul_launch(const struct cuda_matmul *matmul, cudaStream_t stream)
 {
     auto kernel = matmul_kernel<BM, BN, WM, WN, STAGES>;
     constexpr int BYTES = STAGES * (BM + BN) * 64;
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
     if (error != cudaSuccess) return error;
-    dim3 grid((n_rows + BM - 1) / BM, (n_tokens + BN - 1) / BN);
-    CUDA_LAUNCH(kernel, grid, WM * WN * 32, BYTES, stream, (const __half *)weight, n_rows, n_cols,
-                (const __half *)x, scale, n_tokens, bias, out);
+    dim3 grid((matmul->n_rows + BM - 1) / BM, (matmul->n_tokens + BN - 1) / BN);
+    CUDA_LAUNCH(kernel, grid, WM * WN * 32, BYTES, stream, (const __half *)matmul->weight, matmul->n_rows,
+                matmul->n_cols, (const __half *)matmul->x, matmul->scale, matmul->n_tokens, matmul->bias,
+                matmul->out);
     return cudaGetLastError();
 }
 
-cudaError_t cuda_matmul_run(const uint16_t *weight, int n_rows, int n_cols, const uint16_t *x,
-                            const float *scale, int n_tokens, const float *bias, float *out,
-                            cudaStream_t stream)
+cudaError_t cuda_matmul_run(const struct cuda_matmul *matmul, cudaStream_t stream)
 {
-    if (n_tokens <= 16)
-        return matmul_launch<32, 16, 2, 2, 8>(weight, n_rows, n_cols, x, scale, n_tokens, bias, out, stream);
-    if (n_tokens <= 128)
-        return matmul_launch<64, 64, 2, 2, 6>(weight, n_rows, n_cols, x, scale, n_tokens, bias, out, stream);
-    return matmul_launch<128, 128, 2, 4, 5>(weight, n_rows, n_cols, x, scale, n_tokens, bias, out, stream);
+    if (matmul->n_tokens <= 16) return matmul_launch<32, 16, 2, 2, 8>(matmul, stream);
+    if (matmul->n_tokens <= 128) return matmul_launch<64, 64, 2, 2, 6>(matmul, stream);
+    return matmul_launch<128, 128, 2, 4, 5>(matmul, stream);
 }

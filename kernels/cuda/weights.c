@@ -1,9 +1,11 @@
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rows.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /*
  * Weights on the card: fp16, row after row, dequantized once when the model is loaded. A gathered matrix is
@@ -199,9 +201,18 @@ static void matmul(struct backend *backend, const struct weight *weight, const s
     struct cuda_state *cuda = cuda_state(backend);
     assert(acts->n_cols == weight->n_cols);
     if (cuda->failure[0] || acts->n_rows == 0) return;
+    struct cuda_matmul product = {.weight = weight->data,
+                                  .x = acts->half,
+                                  .scale = acts->scale,
+                                  .bias = bias,
+                                  .out = out,
+                                  .n_rows = weight->n_rows,
+                                  .n_cols = weight->n_cols,
+                                  .n_tokens = acts->n_rows};
     cuda_check(cuda,
-               cuda_matmul_run(weight->data, weight->n_rows, weight->n_cols, acts->half, acts->scale,
-                               acts->n_rows, bias, out, cuda->stream),
+               cuda->matmul_90
+                   ? cuda_matmul_90_run(cuda->matmul_90, &product, cuda->n_processors, cuda->stream)
+                   : cuda_matmul_run(&product, cuda->stream),
                "matmul");
 }
 
@@ -219,6 +230,8 @@ static void gather(struct backend *backend, const struct weight *weight, const i
 
 void cuda_fill_weights(struct backend *backend)
 {
+    const char *products = getenv("OCTAVO_CUDA_MATMUL"); /* for comparisons: docs/cuda.md */
+    cuda_state(backend)->matmul_90 = products && strcmp(products, "mma") == 0 ? NULL : cuda_matmul_90_open();
     backend->weight_create = weight_create;
     backend->weight_free = weight_free;
     backend->weight_bytes = weight_bytes;

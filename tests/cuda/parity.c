@@ -111,7 +111,7 @@ static void check_rows(int rows, int n)
 static void check_matmul(int n_rows, int n_cols)
 {
     enum { MOST = 300 };
-    static const int counts[] = {1, 7, 16, 17, 64, 129, MOST};
+    static const int counts[] = {1, 7, 16, 17, 32, 64, 128, 129, MOST};
     size_t n_weights = (size_t)n_rows * (size_t)n_cols;
     float *data = gauss(n_weights, 4), *x = gauss((size_t)MOST * (size_t)n_cols, 5);
     float *bias = gauss((size_t)n_rows, 6);
@@ -327,6 +327,7 @@ int main(void)
     printf("%s\n", cuda->name);
     check_rows(3, 576), check_rows(70, 2048), check_rows(1, 8960);
     check_matmul(576, 576), check_matmul(1000, 1536), check_matmul(192, 96);
+    if (!IS_EMULATED) check_matmul(1024, 4096), check_matmul(4096, 4096); /* sums of 8 segments, of 2 */
     check_caches();
     cuda->destroy(cuda);
     for (int former = 1; former >= 0; former--) {

@@ -1,0 +1,32 @@
+#ifndef KERNELS_CUDA_MATMUL_H
+#define KERNELS_CUDA_MATMUL_H
+
+#include "kernels/cuda/launch.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* out[t][r] = scale[t] * sum_c weight[r][c] x[t][c] + bias[r]. A token's result is the same bits for every
+   n_tokens; it may be others on another kind of card. */
+struct cuda_matmul {
+    const uint16_t *weight;       /* [n_rows][n_cols] fp16 */
+    const uint16_t *x;            /* [n_tokens][n_cols] fp16 */
+    const float *scale;           /* [n_tokens] */
+    const float *bias;            /* [n_rows]; NULL: 0 */
+    float *out;                   /* [n_tokens][n_rows] */
+    int n_rows, n_cols, n_tokens; /* n_cols: a multiple of 32 */
+};
+
+/* matmul.cu: on any card. */
+cudaError_t cuda_matmul_run(const struct cuda_matmul *matmul, cudaStream_t stream);
+
+/* matmul_90.cu: on the Hopper cards. What run wants as driver; NULL where there is no such code or card. */
+void *cuda_matmul_90_open(void);
+cudaError_t cuda_matmul_90_run(void *driver, const struct cuda_matmul *matmul, int n_processors,
+                               cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
