@@ -62,6 +62,15 @@ __device__ static inline void ptx_multiply_bytes_16(int *c, uint32_t a0, uint32_
                  : "r"(a0), "r"(a1), "r"(b0));
 }
 
+/* The stream's next launch may begin once all thread blocks are here, if it was launched so: it then waits by
+   itself for what this one writes (ptx_wait_before). Nothing on cards before Hopper. */
+__device__ static inline void ptx_begin_next()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* 2^x to 2^-22 or so; denormal results are 0, and so is that of -INFINITY. */
 __device__ static inline float ptx_exp2(float x)
 {

@@ -89,12 +89,6 @@ __device__ static inline void ptx_wait_before()
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
-/* The stream's next launch may begin, if it was launched so. */
-__device__ static inline void ptx_begin_next()
-{
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 /* Rows of 128 bytes whose 16-byte chunk c stands at chunk c ^ row % 8: the hardware's 128-byte swizzle. `at`
    is on 1024 bytes; 32 bytes further in a row are 2 more. */
 __device__ static inline uint64_t ptx_tile(uint32_t at)

@@ -107,6 +107,7 @@ template <int LOTS>
 __global__ void __launch_bounds__(ROW_THREADS) row_kernel(const __grid_constant__ cuda_row_work work)
 {
     float v[LOTS][4];
+    ptx_begin_next(); /* a product: it fetches its weight meanwhile */
     row_load<LOTS>(work, v);
     if (work.gain) row_normalise<LOTS>(work, v);
     if (work.half) row_prepare<LOTS>(work, v);
