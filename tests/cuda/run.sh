@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
-# On a machine with a card: builds octavo with CUDA, checks the backend against the CPU's and times decode attention,
-# and PyTorch's where there is PyTorch.
+# On a machine with a card: builds octavo with CUDA, checks the backend against the CPU's and times it; decode
+# attention beside PyTorch's where there is PyTorch.
 # tests/cuda/run.sh [ARCHITECTURE]; default 90a-real (H100, H200). MODEL=file.gguf IDS=file also compares a model's
 # logits, in two chunk sizes and two formats; IDS has token ids, one a line.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 cmake --preset cuda -DCMAKE_CUDA_ARCHITECTURES="${1:-90a-real}"
-cmake --build build/cuda --target cuda_parity cuda_step cuda_bench logits
+cmake --build build/cuda --target cuda_parity cuda_step cuda_bench cuda_bench_step logits octavo
 status=0
 build/cuda/cuda_parity || status=$?
-build/cuda/cuda_step || status=$?
 if [ "$status" = 77 ]; then
     echo "SKIPPED: no card, nothing was checked" >&2
     exit 77
 fi
+build/cuda/cuda_step || status=$?
 build/cuda/cuda_bench
-if python3 -c 'import torch' 2>/dev/null; then python3 tests/cuda/sdpa.py; else echo "SKIPPED: PyTorch's attention; it is not here"; fi
+build/cuda/cuda_bench_step
+build/cuda/octavo bench kernels --device cuda --shape llama-8b --types F16 --tokens 1,16,64,256,1024 --formats f16,o2 \
+    --contexts 8000 --batches 1,64 --ms 50 --kernels matmul,attention,prefill,store,seal
+if python3 -c 'import torch' 2>/dev/null; then
+    python3 tests/cuda/sdpa.py
+else
+    echo "SKIPPED: PyTorch's attention; it is not here"
+fi
 if [ -n "${MODEL:-}" ] && [ -n "${IDS:-}" ]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
