@@ -264,16 +264,6 @@ static size_t pack_codec(struct packer *packer, const struct kv_codec *codec, co
     return at;
 }
 
-static size_t largest_page(const struct kv_codec *codec)
-{
-    size_t most = 0;
-    for (int page = 0; page < codec->n_pages; page++) {
-        size_t bytes = codec->parts[0].offset[page + 1] - codec->parts[0].offset[page];
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
 /* Room for a page as old blocks are read, and in two such rooms for one as recent ones are. */
 static size_t walk_stage(const struct kv_codec *codec)
 {
@@ -325,13 +315,11 @@ static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, 
                                       .codec = (struct cuda_codec *)(packer.device + at),
                                       .memory = memory,
                                       .bytes = bytes,
-                                      .stage_bytes = largest_page(codec),
                                       .walk_stage_bytes = walk_stage(codec),
                                       .walk_exchange_bytes = walk_exchange(codec),
                                       .n_basis_halves = basis_halves_of(codec),
                                       .n_basis_steps = basis_steps_of(codec->tables),
-                                      .place_blocks = place_blocks_of(codec->tables),
-                                      .has_mean = codec->tables->key_mean != NULL};
+                                      .place_blocks = place_blocks_of(codec->tables)};
     }
     free(packer.host);
     free(hadamard);

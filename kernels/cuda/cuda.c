@@ -157,9 +157,8 @@ static int number_of(const char *name, int least, int otherwise, int most)
 /* Which attention, and its measures: for comparisons (docs/cuda.md). */
 static void kernels_choose(struct cuda_state *cuda)
 {
-    const char *plain = getenv("OCTAVO_CUDA_PLAIN"), *attention = getenv("OCTAVO_CUDA_ATTENTION");
+    const char *plain = getenv("OCTAVO_CUDA_PLAIN");
     cuda->is_plain = plain && plain[0] == '1';
-    cuda->is_tiled = attention && strcmp(attention, "tile") == 0;
     cuda->walk_warps = number_of("OCTAVO_CUDA_WARPS", 1, 12, 16);
     cuda->walk_stages = number_of("OCTAVO_CUDA_STAGES", 2, 2, 3);
 }

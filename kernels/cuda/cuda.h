@@ -38,8 +38,6 @@ struct cuda_resident {
     uint64_t serial;
     struct cuda_codec *codec;
     void *memory;
-    size_t stage_bytes; /* largest part 0 of a page */
-    bool has_mean;
     size_t bytes;            /* of memory */
     size_t walk_stage_bytes; /* this and the rest: struct cuda_walk */
     int walk_exchange_bytes, n_basis_steps, n_basis_halves, place_blocks;
@@ -62,10 +60,9 @@ struct cuda_state {
     char name[160];
     char failure[200]; /* empty: none */
     struct cuda_buffer tokens, frequencies;
-    struct cuda_table table;               /* spans */
-    struct cuda_table sealed;              /* blocks of a seal */
-    struct cuda_table tiles;               /* of the table's spans; only device and host are used */
-    int n_tiles, tile_segments, tile_rows; /* their number, the most segments and rows of one */
+    struct cuda_table table;  /* spans */
+    struct cuda_table sealed; /* blocks of a seal */
+    struct cuda_table tiles;  /* of the table's spans; only device and host are used */
     struct cuda_buffer partials;
     struct cuda_resident codecs[CUDA_MAX_CODECS];
     int n_codecs; /* ever made resident; the oldest makes room */
@@ -80,7 +77,6 @@ struct cuda_state {
     int n_processors, most_shared_bytes;
     void *matmul_90; /* cuda_matmul_90_open */
     bool is_plain;   /* attention by the readable kernel */
-    bool is_tiled;   /* by the former one */
     int walk_warps, walk_stages;
 };
 
@@ -104,9 +100,6 @@ const struct cuda_resident *cuda_codec_resident(struct cuda_state *cuda, const s
 /* walk.c: attention by the kernels of walk.cuh, of the spans that the table was filled from. */
 void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *args,
                          const struct cuda_attention *attention);
-
-/* kv.c: rows of a span that stand in one block, at_once at most, from row r on. */
-int cuda_tile_rows(const struct attention_span *span, int r, int at_once);
 
 /* weights.c, kv.c, memory.c: their operations into the table; what they hold is given back. */
 void cuda_fill_weights(struct backend *backend);

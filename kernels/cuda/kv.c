@@ -223,69 +223,6 @@ static void kv_unseal(struct backend *backend, const struct kv_seal_args *args, 
         cuda_check(cuda, cuda_unseal_run(&seal, n_parts, cuda->stream), "kv_unseal");
 }
 
-int cuda_tile_rows(const struct attention_span *span, int r, int at_once)
-{
-    int left = span->n_rows - r, in_block = KV_BLOCK_TOKENS - (span->first_pos + r) % KV_BLOCK_TOKENS;
-    int n = left < in_block ? left : in_block;
-    return n < at_once ? n : at_once;
-}
-
-/* The spans' tiles, once for all layers of a step. */
-static bool tiles_fill(struct cuda_state *cuda, const struct attention_args *args, int group)
-{
-    int at_once = cuda_attention_tile_tokens(group), n = 0, rows = 0, segments = 0;
-    if (cuda->table.tiles_group == group) return true;
-    if (!cuda_table_need(cuda, &cuda->tiles, (size_t)cuda->table.n_rows * sizeof(struct cuda_tile)))
-        return false;
-    struct cuda_tile *tiles = (struct cuda_tile *)cuda->tiles.host;
-    for (int i = 0; i < args->n_spans; i++) {
-        const struct attention_span *span = &args->spans[i];
-        int here = cuda_attention_segments(span->first_pos + span->n_rows - 1);
-        segments = here > segments ? here : segments;
-        for (int r = 0, step; r < span->n_rows; r += step) {
-            step = cuda_tile_rows(span, r, at_once);
-            rows = step > rows ? step : rows;
-            tiles[n++] = (struct cuda_tile){
-                .span = i, .first_row = span->first_row + r, .n_rows = step, .position = span->first_pos + r};
-        }
-    }
-    cuda->n_tiles = n;
-    cuda->tile_rows = rows;
-    cuda->tile_segments = segments;
-    cuda->table.tiles_group = group;
-    return cuda_send(cuda, cuda->tiles.device.memory, tiles, (size_t)n * sizeof *tiles, "tiles");
-}
-
-/* Tiles in as many launches as the room for partial results asks for. */
-static void attention_launch(struct cuda_state *cuda, const struct attention_args *args,
-                             struct cuda_attention *attention)
-{
-    enum { PARTIAL_BYTES = 256 << 20, MOST_TILES = 32768 };
-    int group = args->shape->n_heads / args->shape->n_kv_heads, stage_bytes = 0, has_mean = 0;
-    if (!tiles_fill(cuda, args, group)) return;
-    attention->tiles = cuda->tiles.device.memory;
-    for (int i = 0; i < args->n_spans; i++) {
-        const struct cuda_resident *codec =
-            args->spans[i].codec ? cuda_codec_resident(cuda, args->spans[i].codec) : NULL;
-        if (codec && (int)codec->stage_bytes > stage_bytes) stage_bytes = (int)codec->stage_bytes;
-        has_mean |= codec && codec->has_mean;
-    }
-    if (stage_bytes) stage_bytes += 8 * 16; /* between the row tiles of keys */
-    int columns = cuda->tile_rows * (group < 8 ? group : 8);
-    size_t tile_bytes = cuda_attention_partial_floats(attention, cuda->tile_segments) * sizeof(float);
-    int at_once = (int)(PARTIAL_BYTES / tile_bytes);
-    at_once = at_once < 1 ? 1 : at_once > MOST_TILES ? MOST_TILES : at_once;
-    int most = cuda->n_tiles < at_once ? cuda->n_tiles : at_once;
-    if (!cuda_buffer_need(cuda, &cuda->partials, (size_t)most * tile_bytes)) return;
-    for (int first = 0; first < cuda->n_tiles; first += at_once) {
-        int n = cuda->n_tiles - first < at_once ? cuda->n_tiles - first : at_once;
-        cuda_check(cuda,
-                   cuda_attention_run(attention, first, n, cuda->tile_segments, stage_bytes,
-                                      has_mean ? columns : 0, cuda->partials.memory, cuda->stream),
-                   "attention");
-    }
-}
-
 static bool is_fast(const struct cuda_state *cuda, int head_dim)
 {
     return !cuda->is_plain && (head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256);
@@ -305,9 +242,7 @@ static void kv_attention(struct backend *backend, const struct attention_args *a
                                        .rows = cuda->table.rows,
                                        .q = args->q,
                                        .out = args->out};
-    if (is_fast(cuda, args->shape->head_dim) && cuda->is_tiled)
-        attention_launch(cuda, args, &attention);
-    else if (is_fast(cuda, args->shape->head_dim))
+    if (is_fast(cuda, args->shape->head_dim))
         cuda_walk_attention(cuda, args, &attention);
     else
         cuda_check(cuda, cuda_attention_plain_run(&attention, cuda->stream), "attention");

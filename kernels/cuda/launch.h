@@ -131,17 +131,8 @@ struct cuda_attention {
 /* Readable and slow; any head_dim. What the other one is compared with. */
 cudaError_t cuda_attention_plain_run(const struct cuda_attention *args, cudaStream_t stream);
 
-/* On tensor cores; head_dim 64, 96, 128, 256. Tiles first .. first + n - 1, of which none has more than
-   n_segments; partials: n times cuda_attention_partial_floats. stage_bytes: room for the largest part 0 of a
-   page and 128 bytes; mean_columns: columns of the largest tile where a codec has means, else 0. */
-cudaError_t cuda_attention_run(const struct cuda_attention *args, int first, int n, int n_segments,
-                               int stage_bytes, int mean_columns, float *partials, cudaStream_t stream);
-size_t cuda_attention_partial_floats(const struct cuda_attention *args, int n_segments);
-int cuda_attention_tile_tokens(int group);      /* most tokens of a tile */
-int cuda_attention_segments(int last_position); /* of a tile that ends there */
-
-/* The newer one (walk.cuh), the same head_dims: tiles of one codec, or of format f16. columns: room for
-   queries in a tile, 4 or 8; query heads of a KV head come in n_parts lots of 8. */
+/* On tensor cores (walk.cuh); head_dim 64, 96, 128, 256: tiles of one codec, or of format f16. columns: room
+   for queries in a tile, 4 or 8; query heads of a KV head come in n_parts lots of 8. */
 enum { CUDA_WALK_SEGMENT = 16 }; /* blocks */
 struct cuda_walk {
     struct cuda_attention args;

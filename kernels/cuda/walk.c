@@ -46,6 +46,14 @@ static struct cuda_batch *batch_begin(struct cuda_state *cuda, const struct cuda
     return batch;
 }
 
+/* Rows that stand in one block, at_once at most, from row r on. */
+static int tile_rows(const struct attention_span *span, int r, int at_once)
+{
+    int left = span->n_rows - r, in_block = KV_BLOCK_TOKENS - (span->first_pos + r) % KV_BLOCK_TOKENS;
+    int n = left < in_block ? left : in_block;
+    return n < at_once ? n : at_once;
+}
+
 /* The span's tiles to the last batch, which is of its codec, and further ones when that is full. tiles NULL:
    counted only. */
 static bool span_cut(struct cuda_state *cuda, const struct attention_span *span, int index, int at_once,
@@ -53,7 +61,7 @@ static bool span_cut(struct cuda_state *cuda, const struct attention_span *span,
 {
     struct cuda_batch *batch = &cuda->batches[cuda->n_batches - 1];
     for (int r = 0, step; r < span->n_rows; r += step) {
-        step = cuda_tile_rows(span, r, at_once);
+        step = tile_rows(span, r, at_once);
         int n_slots = slots_of(span, span->first_pos + r);
         if (batch->n_slots > 0 && batch->n_slots + n_slots > most_slots) {
             batch = batch_begin(cuda, batch->codec);

@@ -5,8 +5,7 @@
 #include "kernels/cuda/ptx.cuh"
 
 /*
- * Attention over coded blocks: warps that walk over pages. (What came before, kernels/cuda/attention.cuh, is
- * still there to be compared with: OCTAVO_CUDA_ATTENTION=tile.)
+ * Attention over coded blocks: warps that walk over pages.
  *
  * Work. A tile is up to 8 queries, tokens x query heads of one KV head, whose tokens stand in one block. Its
  * coded blocks fall into segments of 16, its sinks and its own block are one more piece; each is an item,

@@ -1,8 +1,8 @@
 #ifndef KERNELS_CUDA_WALK_KERNEL_CUH
 #define KERNELS_CUDA_WALK_KERNEL_CUH
 
-#include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/walk_block.cuh"
+#include "kernels/cuda/walk_half.cuh"
 
 /*
  * The kernels around walk_block.cuh: items of coded blocks, items in f16, the merge.
@@ -57,7 +57,7 @@ __device__ static inline void half_item(const cuda_walk &walk, const walk_item &
     segment g;
     g.own = item.tile.position / TOKENS;
     g.heads = item.heads, g.n_columns = item.n_columns;
-    g.span = item.span, g.codec = walk.codec;
+    g.span = item.span;
     g.layer = walk.args.layer, g.page = g.layer * walk.args.n_kv_heads + item.head;
     g.first_slot = item.tile.position % TOKENS;
     g.lane = threadIdx.x % 32, g.gid = g.lane / 4, g.tid = g.lane % 4;
@@ -71,8 +71,8 @@ __device__ static inline void half_item(const cuda_walk &walk, const walk_item &
         g.q[n * (D + 4) + i] = x * walk.args.scale;
     }
     __syncwarp();
-    softmax_state<D, false> state;
-    for (int c = 0; c < 2; c++) state.max[c] = -INFINITY, state.sum[c] = state.coded_sum[c] = 0;
+    softmax_state<D> state;
+    for (int c = 0; c < 2; c++) state.max[c] = -INFINITY, state.sum[c] = 0;
 #pragma unroll
     for (int i = 0; i < D / 16; i++)
         for (int e = 0; e < 4; e++) state.half[i][e] = 0;

@@ -2,8 +2,8 @@
  * cuda_bench [o2|f16|SHAPE|VARIANT ...]: decode attention alone on the card, pages of random codes, in the
  * shapes (sequences, query heads, KV heads, context) that docs/cuda.md lists, of which SHAPE is the number, 1
  * to 6; every block and tier as it would be: 4 sinks, 8 recent blocks in all parts, the open block in f16,
- * frames and means. Beside it what the card copies. VARIANT: "tile", the former kernel, or warps of a thread
- * block and stages of their rings, "12x2". What is not named is all of it.
+ * frames and means. Beside it what the card copies. VARIANT: warps of a thread block and stages of their
+ * rings, "12x2". What is not named is all of it.
  */
 #include "tests/unit/support/kv_fixture.h"
 
@@ -94,9 +94,7 @@ static void variant_open(const char *variant)
 {
     struct err_info info;
     char warps[2][8] = {"12", "2"};
-    bool is_tile = !strcmp(variant, "tile");
-    if (!is_tile) sscanf(variant, "%7[0-9]x%7[0-9]", warps[0], warps[1]);
-    setenv("OCTAVO_CUDA_ATTENTION", is_tile ? "tile" : "walk", 1);
+    sscanf(variant, "%7[0-9]x%7[0-9]", warps[0], warps[1]);
     setenv("OCTAVO_CUDA_WARPS", warps[0], 1);
     setenv("OCTAVO_CUDA_STAGES", warps[1], 1);
     if (!backend_create("cuda", NULL, "auto", &cuda, &info)) return;
@@ -209,7 +207,7 @@ int main(int argc, char **argv)
                                     {64, 28, 4, 8192},  {8, 64, 8, 32768}, {1, 32, 8, 131072}};
     static const char *const numbers[] = {"1", "2", "3", "4", "5", "6", NULL};
     static const char *const formats[] = {"o2", "f16", NULL};
-    static const char *const variants[] = {"12x2", "13x2", "10x2", "8x2", "8x3", "tile", NULL};
+    static const char *const variants[] = {"12x2", "13x2", "10x2", "8x2", "8x3", NULL};
     bool is_good = true;
     variant_open("12x2");
     double copy = copy_speed();
@@ -219,7 +217,7 @@ int main(int argc, char **argv)
         for (int f = 0; formats[f]; f++)
             for (int v = 0; variants[v]; v++) {
                 bool is_f16 = !strcmp(formats[f], "f16"); /* it has no ring */
-                if (is_f16 && v > 0 && strcmp(variants[v], "tile")) continue;
+                if (is_f16 && v > 0) continue;
                 if (!is_wanted(argc, argv, numbers, numbers[s]) ||
                     !is_wanted(argc, argv, formats, formats[f]) ||
                     !is_wanted(argc, argv, variants, variants[v]))
