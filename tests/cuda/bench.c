@@ -5,34 +5,17 @@
  * frames and means. Beside it what the card copies. VARIANT: warps of a thread block and stages of their
  * rings, "12x2". What is not named is all of it.
  */
+#include "tests/cuda/card.h"
 #include "tests/unit/support/kv_fixture.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static struct backend *cuda;
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void wait_for(const void *memory)
 {
     float x;
     cuda->download(cuda, &x, memory, sizeof x);
-}
-
-static char *need(size_t bytes)
-{
-    char *memory = cuda->alloc(cuda, bytes);
-    if (memory) return memory;
-    printf("the card has no room for %zu bytes\n", bytes);
-    exit(1);
 }
 
 /* Random halves below 1 in absolute value: as codes, any; as scales, finite. */
@@ -92,14 +75,11 @@ static size_t blocks_deal(struct bench *bench, char *memory)
 /* A backend that uses this variant. */
 static void variant_open(const char *variant)
 {
-    struct err_info info;
     char warps[2][8] = {"12", "2"};
     sscanf(variant, "%7[0-9]x%7[0-9]", warps[0], warps[1]);
     setenv("OCTAVO_CUDA_WARPS", warps[0], 1);
     setenv("OCTAVO_CUDA_STAGES", warps[1], 1);
-    if (!backend_create("cuda", NULL, "auto", &cuda, &info)) return;
-    printf("SKIPPED, nothing was measured: %s\n", info.message);
-    exit(77);
+    card_open();
 }
 
 /* False after an error of the card. */
@@ -127,7 +107,8 @@ static void run(const int shape[4], const char *format, const char *variant, dou
     bench.spans = calloc((size_t)n_sequences, sizeof *bench.spans);
     if (!bench.blocks || !bench.spans) exit(1);
     size_t bytes = blocks_deal(&bench, NULL), n_q = (size_t)n_sequences * (size_t)heads * 128;
-    char *memory = need(bytes), *q = need(n_q * 4), *out = need(n_q * 4);
+    char *memory = card_need(cuda->alloc(cuda, bytes)), *q = card_need(cuda->alloc(cuda, n_q * 4)),
+         *out = card_need(cuda->alloc(cuda, n_q * 4));
     blocks_deal(&bench, memory);
     fill(memory, bytes);
     float *queries = calloc(n_q, sizeof *queries);
@@ -146,7 +127,7 @@ static void run(const int shape[4], const char *format, const char *variant, dou
     double best = 1e9;
     for (int round = 0; round < 4; round++) {
         wait_for(out);
-        double start = now_s();
+        double start = card_now_s();
         for (int i = 0; i < TIMES; i++) {
             struct attention_args args = {.shape = &bench.shape,
                                           .layer = i % LAYERS,
@@ -158,7 +139,7 @@ static void run(const int shape[4], const char *format, const char *variant, dou
             cuda->attention(cuda, &args);
         }
         wait_for(out);
-        double took = (now_s() - start) / TIMES;
+        double took = (card_now_s() - start) / TIMES;
         best = took < best ? took : best;
     }
     printf("%-4s %-5s (%d,%d,%d,%d): %.1f us, %.1f MB of pages, %.2f TB/s, %.0f %% of copy\n", format,
@@ -176,14 +157,14 @@ static void run(const int shape[4], const char *format, const char *variant, dou
 static double copy_speed(void)
 {
     size_t bytes = (size_t)1 << 30;
-    char *from = need(bytes), *to = need(bytes);
+    char *from = card_need(cuda->alloc(cuda, bytes)), *to = card_need(cuda->alloc(cuda, bytes));
     double best = 1e9;
     for (int round = 0; round < 5; round++) {
         wait_for(to);
-        double start = now_s();
+        double start = card_now_s();
         for (int i = 0; i < 5; i++) cuda->copy(cuda, to, from, bytes);
         wait_for(to);
-        double took = (now_s() - start) / 5;
+        double took = (card_now_s() - start) / 5;
         best = took < best ? took : best;
     }
     cuda->free(cuda, from), cuda->free(cuda, to);

@@ -3,15 +3,14 @@
  * operation alone, microseconds a call and bytes a second of what it must read and write; rows 64, 256, 750.
  */
 #include "model/sampler.h"
+#include "tests/cuda/card.h"
 #include "tests/unit/support/kv_fixture.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { EMBD = 4096, FF = 14336, VOCAB = 128256, HEADS = 32, KV_HEADS = 8, DIM = 128, ROUNDS = 200 };
 
-static struct backend *cuda;
 static struct kv_shape shape = {1, HEADS, KV_HEADS, DIM};
 
 /* All that the operations work on. */
@@ -27,24 +26,11 @@ struct bench {
     double inv_freq[DIM / 2];
 };
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void *need(void *memory)
-{
-    if (memory) return memory;
-    printf("out of memory\n");
-    exit(1);
-}
-
 static float *floats(int rows, int n)
 {
     size_t size = (size_t)rows * (size_t)n;
-    float *host = need(malloc(size * sizeof *host)), *card = need(cuda->alloc(cuda, size * sizeof *host));
+    float *host = card_need(malloc(size * sizeof *host)),
+          *card = card_need(cuda->alloc(cuda, size * sizeof *host));
     uint64_t seed = 1;
     for (size_t i = 0; i < size; i++) host[i] = i < 1 << 20 ? 4 * kv_fixture_gauss(&seed) : host[i & 0xfffff];
     cuda->upload(cuda, card, host, size * sizeof *host);
@@ -99,10 +85,10 @@ static void measure(struct bench *b, const char *name, void (*run)(struct bench 
     float x;
     for (int i = 0; i < 3; i++) run(b);
     cuda->download(cuda, &x, b->x, sizeof x);
-    double start = now_s();
+    double start = card_now_s();
     for (int i = 0; i < ROUNDS; i++) run(b);
     cuda->download(cuda, &x, b->x, sizeof x);
-    double us = (now_s() - start) / ROUNDS * 1e6;
+    double us = (card_now_s() - start) / ROUNDS * 1e6;
     printf("%4d rows  %-28s %8.1f us  %6.0f GB/s\n", b->n, name, us, bytes * b->n / us * 1e-3);
     fflush(stdout);
 }
@@ -115,13 +101,13 @@ static struct bench bench_create(int n)
     b.gate = floats(n, FF), b.up = floats(n, FF), b.gain = floats(1, EMBD);
     b.q = floats(n, HEADS * DIM), b.k = floats(n, KV_HEADS * DIM), b.v = floats(n, KV_HEADS * DIM);
     b.cosines = floats(n, DIM / 2), b.sines = floats(n, DIM / 2), b.logits = floats(n, VOCAB);
-    b.host = need(cuda->host_alloc(cuda, (size_t)n * VOCAB * sizeof(float)));
-    b.acts = need(cuda->acts_create(cuda, n, FF, 16));
-    b.spans = need(calloc((size_t)n, sizeof *b.spans));
-    b.blocks = need(calloc((size_t)n, sizeof *b.blocks));
-    b.wishes = need(calloc((size_t)n, sizeof *b.wishes));
-    b.answers = need(calloc((size_t)n, sizeof *b.answers));
-    char *pages = need(cuda->alloc(cuda, f16 * (size_t)n));
+    b.host = card_need(cuda->host_alloc(cuda, (size_t)n * VOCAB * sizeof(float)));
+    b.acts = card_need(cuda->acts_create(cuda, n, FF, 16));
+    b.spans = card_need(calloc((size_t)n, sizeof *b.spans));
+    b.blocks = card_need(calloc((size_t)n, sizeof *b.blocks));
+    b.wishes = card_need(calloc((size_t)n, sizeof *b.wishes));
+    b.answers = card_need(calloc((size_t)n, sizeof *b.answers));
+    char *pages = card_need(cuda->alloc(cuda, f16 * (size_t)n));
     for (int i = 0; i < n; i++) {
         b.blocks[i] = (struct kv_block_ref){.f16 = pages + (size_t)i * f16, .f16_layer_stride = f16};
         b.spans[i] = (struct attention_span){
@@ -157,11 +143,7 @@ static void bench_run(int n)
 
 int main(int argc, char **argv)
 {
-    struct err_info info;
-    if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
-        printf("SKIPPED: %s\n", info.message);
-        return 77;
-    }
+    card_open();
     printf("%s\n", cuda->name);
     for (int i = 1; i < argc; i++) bench_run(atoi(argv[i]));
     if (argc < 2) bench_run(64), bench_run(256), bench_run(750);

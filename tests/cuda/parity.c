@@ -10,7 +10,7 @@
  *
  * On the emulated card (tests/cuda/emulator) the same, over fewer tokens.
  */
-#include "kernels/workers.h"
+#include "tests/cuda/card.h"
 #include "tests/unit/support/attention_reference.h"
 #include "tests/unit/support/kv_fixture.h"
 
@@ -19,51 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef OCTAVO_CUDA_EMULATED
-enum { IS_EMULATED = 1 };
-#else
-enum { IS_EMULATED = 0 };
-#endif
-
-static struct backend *cpu, *cuda;
 static int is_plain;
-static int n_checks, n_failed;
-
-static void check(int good, const char *what, const char *detail, double value)
-{
-    n_checks++;
-    n_failed += !good;
-    if (!good) printf("FAILED %s %s (%g)\n", what, detail, value);
-    fflush(stdout);
-}
-
-static float *gauss(size_t n, uint64_t seed)
-{
-    float *x = malloc(n * sizeof *x);
-    if (!x) exit(1);
-    for (size_t i = 0; i < n; i++) x[i] = kv_fixture_gauss(&seed);
-    return x;
-}
-
-/* Host memory on the card, and back. */
-static void *to_card(const void *from, size_t bytes)
-{
-    void *memory = cuda->alloc(cuda, bytes);
-    if (!memory) {
-        printf("out of memory on the card\n");
-        exit(1);
-    }
-    cuda->upload(cuda, memory, from, bytes);
-    return memory;
-}
-
-static void *to_host(const void *from, size_t bytes)
-{
-    void *memory = malloc(bytes);
-    if (!memory) exit(1);
-    cuda->download(cuda, memory, from, bytes);
-    return memory;
-}
 
 /* The largest difference in units of the reference's RMS. */
 static double error_of(const float *x, const float *reference, size_t n)
@@ -82,9 +38,9 @@ static double error_of(const float *x, const float *reference, size_t n)
 static void check_rows(int rows, int n)
 {
     size_t size = (size_t)rows * (size_t)n, bytes = size * sizeof(float);
-    float *x = gauss(size, 1), *y = gauss(size, 2), *gain = gauss((size_t)n, 3);
-    float *out = malloc(bytes), *card = to_card(x, bytes), *card_y = to_card(y, bytes);
-    float *card_gain = to_card(gain, (size_t)n * sizeof *gain);
+    float *x = card_gauss(size, 1), *y = card_gauss(size, 2), *gain = card_gauss((size_t)n, 3);
+    float *out = malloc(bytes), *card = card_put(x, bytes), *card_y = card_put(y, bytes);
+    float *card_gain = card_put(gain, (size_t)n * sizeof *gain);
     cpu->rmsnorm(cpu, x, gain, 1e-5f, rows, n, out);
     cuda->rmsnorm(cuda, card, card_gain, 1e-5f, rows, n, card);
     cpu->swiglu(cpu, out, y, size, out);
@@ -94,13 +50,13 @@ static void check_rows(int rows, int n)
     int head_dim = 64, heads = n / head_dim;
     if (heads) {
         cpu->rope(cpu, out, rows, heads, head_dim, x, y);
-        float *cosines = to_card(x, bytes);
+        float *cosines = card_put(x, bytes);
         cuda->rope(cuda, card, rows, heads, head_dim, cosines, card_y);
         cuda->free(cuda, cosines);
     }
-    float *got = to_host(card, bytes);
+    float *got = card_get(card, bytes);
     double error = error_of(got, out, size);
-    check(error < 1e-4, "rows", "", error);
+    card_check(error < 1e-4, "rows", "", error);
     free(x), free(y), free(gain), free(out), free(got);
     cuda->free(cuda, card), cuda->free(cuda, card_y), cuda->free(cuda, card_gain);
 }
@@ -112,8 +68,8 @@ static void check_matmul(int n_rows, int n_cols)
     enum { MOST = 300 };
     static const int counts[] = {1, 7, 16, 17, 32, 64, 128, 129, MOST};
     size_t n_weights = (size_t)n_rows * (size_t)n_cols;
-    float *data = gauss(n_weights, 4), *x = gauss((size_t)MOST * (size_t)n_cols, 5);
-    float *bias = gauss((size_t)n_rows, 6);
+    float *data = card_gauss(n_weights, 4), *x = card_gauss((size_t)MOST * (size_t)n_cols, 5);
+    float *bias = card_gauss((size_t)n_rows, 6);
     for (int c = 0; c < n_cols; c++) x[c] *= 1e6f; /* the first token needs its scale */
     struct weight_source source = {.name = "test",
                                    .dtype = DTYPE_F32,
@@ -132,22 +88,23 @@ static void check_matmul(int n_rows, int n_cols)
                 *acts = cuda->acts_create(cuda, MOST, n_cols, 16);
     size_t n_out = (size_t)MOST * (size_t)n_rows;
     float *out = malloc(n_out * sizeof *out), *first = NULL;
-    float *card_x = to_card(x, (size_t)MOST * (size_t)n_cols * sizeof *x);
-    float *card_bias = to_card(bias, (size_t)n_rows * sizeof *bias), *card_out = cuda->alloc(cuda, n_out * 4);
+    float *card_x = card_put(x, (size_t)MOST * (size_t)n_cols * sizeof *x);
+    float *card_bias = card_put(bias, (size_t)n_rows * sizeof *bias),
+          *card_out = cuda->alloc(cuda, n_out * 4);
     cpu->prepare(cpu, x, MOST, n_cols, cpu_acts);
     cpu->matmul(cpu, on_cpu, cpu_acts, bias, out);
     for (int i = (int)(sizeof counts / sizeof *counts) - 1; i >= 0; i--) {
         size_t size = (size_t)counts[i] * (size_t)n_rows;
         cuda->prepare(cuda, card_x, counts[i], n_cols, acts);
         cuda->matmul(cuda, on_card, acts, card_bias, card_out);
-        float *got = to_host(card_out, size * sizeof *got);
+        float *got = card_get(card_out, size * sizeof *got);
         double error = error_of(got + (counts[i] > 1 ? n_rows : 0), out + (counts[i] > 1 ? n_rows : 0),
                                 size - (counts[i] > 1 ? (size_t)n_rows : 0));
-        check(error < 4e-3, "matmul", "against the CPU", error);
+        card_check(error < 4e-3, "matmul", "against the CPU", error);
         if (!first)
             first = got;
         else
-            check(!memcmp(first, got, size * sizeof *got), "matmul", "depends on the batch", counts[i]);
+            card_check(!memcmp(first, got, size * sizeof *got), "matmul", "depends on the batch", counts[i]);
         if (got != first) free(got);
     }
     free(first), free(data), free(x), free(bias), free(out);
@@ -175,10 +132,10 @@ static struct mirror mirror_create(const struct kv_fixture *from)
     struct kv_fixture *to = &mirror.fixture;
     const struct kv_shape *shape = &from->shape;
     size_t n = (size_t)shape->n_layers * (size_t)from->n_tokens * (size_t)shape->head_dim * sizeof(float);
-    to->memory = to_card(from->memory, from->memory_bytes);
-    to->q = mirror.q = to_card(from->q, n * (size_t)shape->n_heads);
-    to->k = mirror.k = to_card(from->k, n * (size_t)shape->n_kv_heads);
-    to->v = mirror.v = to_card(from->v, n * (size_t)shape->n_kv_heads);
+    to->memory = card_put(from->memory, from->memory_bytes);
+    to->q = mirror.q = card_put(from->q, n * (size_t)shape->n_heads);
+    to->k = mirror.k = card_put(from->k, n * (size_t)shape->n_kv_heads);
+    to->v = mirror.v = card_put(from->v, n * (size_t)shape->n_kv_heads);
     to->blocks = malloc((size_t)from->n_blocks * sizeof *to->blocks);
     to->sinks = malloc(((size_t)from->n_blocks * 64 + 1) * sizeof *to->sinks);
     char **slot = to->sinks;
@@ -204,10 +161,10 @@ static void mirror_free(struct mirror *mirror)
 static void check_pages(const struct kv_fixture *ours, const struct mirror *mirror, const char *what,
                         const char *name)
 {
-    char *got = to_host(mirror->fixture.memory, ours->memory_bytes);
+    char *got = card_get(mirror->fixture.memory, ours->memory_bytes);
     size_t different = 0;
     for (size_t i = 0; i < ours->memory_bytes; i++) different += got[i] != ours->memory[i];
-    check(different == 0, what, name, (double)different);
+    card_check(different == 0, what, name, (double)different);
     free(got);
 }
 
@@ -219,7 +176,7 @@ static float *attend(const struct mirror *mirror, int layer, int first, int n)
            bytes = (size_t)n * width * sizeof(float);
     float *out = cuda->alloc(cuda, bytes);
     kv_fixture_attend(f, cuda, layer, first, n, out);
-    float *got = to_host(out, bytes);
+    float *got = card_get(out, bytes);
     cuda->free(cuda, out);
     return got;
 }
@@ -228,7 +185,7 @@ static void check_attention(const struct kv_fixture *ours, const struct mirror *
 {
     int n = ours->shape.head_dim, heads = ours->shape.n_heads, layer = ours->shape.n_layers - 1;
     size_t width = (size_t)heads * (size_t)n;
-    int most = IS_EMULATED ? 70 : 150, first = ours->n_tokens > most ? ours->n_tokens - most : 0;
+    int most = CARD_IS_EMULATED ? 70 : 150, first = ours->n_tokens > most ? ours->n_tokens - most : 0;
     int rows = ours->n_tokens - first;
     float *whole = attend(mirror, layer, first, rows);
     struct attention_span span = kv_fixture_span(ours, first, rows, 0);
@@ -252,16 +209,17 @@ static void check_attention(const struct kv_fixture *ours, const struct mirror *
     printf("  %s attention %s: error %.2e of all rows, %.2e of the worst\n", is_plain ? "plain" : "fast",
            name, sqrt(errors / sum), worst);
     double limit = is_plain ? 1e-5 : 1e-3;
-    check(sqrt(errors / sum) < limit && worst < 2 * limit, "attention", name, worst);
-    for (int r = 0; r < rows; r += IS_EMULATED ? 23 : 11) {
+    card_check(sqrt(errors / sum) < limit && worst < 2 * limit, "attention", name, worst);
+    for (int r = 0; r < rows; r += CARD_IS_EMULATED ? 23 : 11) {
         float *alone = attend(mirror, layer, first + r, 1);
-        check(!memcmp(alone, whole + (size_t)r * width, width * sizeof *alone),
-              "attention depends on the batch", name, r);
+        card_check(!memcmp(alone, whole + (size_t)r * width, width * sizeof *alone),
+                   "attention depends on the batch", name, r);
         free(alone);
     }
     float *half = attend(mirror, layer, first + rows / 3, rows - rows / 3);
-    check(!memcmp(half, whole + (size_t)(rows / 3) * width, (size_t)(rows - rows / 3) * width * sizeof *half),
-          "attention depends on the chunk", name, 0);
+    card_check(
+        !memcmp(half, whole + (size_t)(rows / 3) * width, (size_t)(rows - rows / 3) * width * sizeof *half),
+        "attention depends on the chunk", name, 0);
     free(half), free(whole);
 }
 
@@ -269,7 +227,8 @@ static void check_cache(int heads, int kv_heads, int head_dim, int n_tokens,
                         const struct kv_fixture_bits *bits, int has_tables, int recent, const char *name)
 {
     struct kv_shape shape = {2, heads, kv_heads, head_dim};
-    if (IS_EMULATED) n_tokens = n_tokens > 2000 ? n_tokens / 2 : n_tokens * 4 / 9; /* 1024: two segments */
+    if (CARD_IS_EMULATED)
+        n_tokens = n_tokens > 2000 ? n_tokens / 2 : n_tokens * 4 / 9; /* 1024: two segments */
     struct kv_tables *tables =
         has_tables ? kv_fixture_tables(&shape, 64, has_tables > 1, 7) : kv_fixture_identity(&shape, 64);
     struct kv_codec *codec = bits ? kv_fixture_codec(&shape, tables, bits) : NULL;
@@ -304,38 +263,23 @@ static void check_caches(void)
     check_cache(16, 1, 128, 500, &kv_fixture_mixed, 2, 2, "mixed D=128 G=16");
     check_cache(4, 2, 96, 500, &kv_fixture_mixed, 2, 2, "mixed D=96 G=2");
     check_cache(8, 1, 256, 500, &kv_fixture_o2, 2, 2, "o2 D=256 G=8");
-    const char *failure = cuda->failure(cuda);
-    check(!failure, "card", failure ? failure : "", 0);
+    card_check_failure();
 }
 
 int main(void)
 {
-    struct workers *workers;
-    struct err_info info;
-    if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
-        printf("SKIPPED, nothing was checked: %s\n", info.message);
-        return 77;
-    }
-    if (workers_create(8, &workers, &info) || backend_create("cpu", workers, "auto", &cpu, &info)) {
-        printf("%s\n", info.message);
-        return 1;
-    }
+    card_open();
+    card_open_cpu(8);
     printf("%s\n", cuda->name);
     check_rows(3, 576), check_rows(70, 2048), check_rows(1, 8960);
     check_matmul(576, 576), check_matmul(1000, 1536), check_matmul(192, 96);
-    if (!IS_EMULATED) check_matmul(1024, 4096), check_matmul(4096, 4096); /* sums of 8 segments, of 2 */
+    if (!CARD_IS_EMULATED) check_matmul(1024, 4096), check_matmul(4096, 4096); /* sums of 8 segments, of 2 */
     check_caches();
     cuda->destroy(cuda);
     is_plain = 1;
     setenv("OCTAVO_CUDA_PLAIN", "1", 1);
-    if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
-        printf("%s\n", info.message);
-        return 1;
-    }
+    card_open();
     check_caches();
     cuda->destroy(cuda);
-    cpu->destroy(cpu);
-    workers_free(workers);
-    printf("%d checks, %d failed\n", n_checks, n_failed);
-    return n_failed != 0;
+    return card_end();
 }

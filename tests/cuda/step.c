@@ -8,59 +8,14 @@
  *   angles             the CPU's, but for the last bit of a cosine
  *   uploads            arrive as they were, though the host's memory is used again at once
  */
-#include "kernels/workers.h"
 #include "model/sampler.h"
+#include "tests/cuda/card.h"
 #include "tests/unit/support/kv_fixture.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef OCTAVO_CUDA_EMULATED
-enum { IS_EMULATED = 1 };
-#else
-enum { IS_EMULATED = 0 };
-#endif
-
-static struct backend *cpu, *cuda;
-static int n_checks, n_failed;
-
-static void check(int good, const char *what, const char *detail, double value)
-{
-    n_checks++;
-    n_failed += !good;
-    if (!good) printf("FAILED %s %s (%g)\n", what, detail, value);
-    fflush(stdout);
-}
-
-static void *need(void *memory)
-{
-    if (memory) return memory;
-    printf("out of memory\n");
-    exit(1);
-}
-
-static float *gauss(size_t n, uint64_t seed)
-{
-    float *x = need(malloc(n * sizeof *x));
-    for (size_t i = 0; i < n; i++) x[i] = kv_fixture_gauss(&seed);
-    return x;
-}
-
-static void *to_card(const void *from, size_t bytes)
-{
-    void *memory = need(cuda->alloc(cuda, bytes));
-    cuda->upload(cuda, memory, from, bytes);
-    return memory;
-}
-
-static void *to_host(const void *from, size_t bytes)
-{
-    void *memory = need(malloc(bytes));
-    cuda->download(cuda, memory, from, bytes);
-    return memory;
-}
 
 /* ---- choices ---- */
 
@@ -106,8 +61,8 @@ enum { N_SAMPLINGS = sizeof samplings / sizeof *samplings };
 static void check_choice(int n_vocab, int first, struct sampler *sampler, int *n_answered)
 {
     size_t size = (size_t)N_SAMPLINGS * (size_t)n_vocab;
-    float *rows = need(malloc(size * sizeof *rows)),
-          *whole = need(cuda->host_alloc(cuda, size * sizeof *rows));
+    float *rows = card_need(malloc(size * sizeof *rows)),
+          *whole = card_need(cuda->host_alloc(cuda, size * sizeof *rows));
     struct sampler_params params[N_SAMPLINGS];
     struct backend_wish wishes[N_SAMPLINGS];
     struct backend_answer answers[N_SAMPLINGS];
@@ -119,7 +74,7 @@ static void check_choice(int n_vocab, int first, struct sampler *sampler, int *n
         params[i].seed = seed;
         sampler_wish(&params[i], n_vocab, false, first, &wishes[i]);
     }
-    float *card = to_card(rows, size * sizeof *rows);
+    float *card = card_put(rows, size * sizeof *rows);
     cuda->choose(cuda, card, N_SAMPLINGS, n_vocab, wishes, whole, answers);
     for (int i = 0; i < N_SAMPLINGS; i++) {
         const float *row = rows + (size_t)i * (size_t)n_vocab;
@@ -127,15 +82,15 @@ static void check_choice(int n_vocab, int first, struct sampler *sampler, int *n
         char name[64];
         snprintf(name, sizeof name, "sampling %d, row %d, vocabulary", i, (first + i) % N_KINDS);
         if (wishes[i].kind == BACKEND_ROW) {
-            check(!memcmp(row, whole + (size_t)i * (size_t)n_vocab, (size_t)n_vocab * sizeof *row),
-                  "whole row", name, n_vocab);
+            card_check(!memcmp(row, whole + (size_t)i * (size_t)n_vocab, (size_t)n_vocab * sizeof *row),
+                       "whole row", name, n_vocab);
             continue;
         }
         sampler_draw(sampler, &params[i], row, NULL, NULL, 0, NULL, first, &expected);
         /* Past outputs matter to penalties alone, so `first` of them need not be there. */
         if (!sampler_draw_answer(sampler, &params[i], &answers[i], first, &got)) continue;
         ++*n_answered;
-        check(got.token == expected.token, "choice", name, n_vocab);
+        card_check(got.token == expected.token, "choice", name, n_vocab);
     }
     cuda->free(cuda, card), cuda->host_free(cuda, whole);
     free(rows);
@@ -143,12 +98,12 @@ static void check_choice(int n_vocab, int first, struct sampler *sampler, int *n
 
 static void check_choices(int n_vocab, int n_rounds)
 {
-    struct sampler *sampler = need(sampler_create(n_vocab));
+    struct sampler *sampler = card_need(sampler_create(n_vocab));
     int n_answered = 0;
     for (int first = 0; first < n_rounds; first++) check_choice(n_vocab, first, sampler, &n_answered);
     printf("  vocabulary %d: %d of %d rows did not have to come over\n", n_vocab, n_answered,
            n_rounds * N_SAMPLINGS);
-    check(n_answered > n_rounds * N_SAMPLINGS / 2, "choices", "most rows come over", n_answered);
+    card_check(n_answered > n_rounds * N_SAMPLINGS / 2, "choices", "most rows come over", n_answered);
     sampler_free(sampler);
 }
 
@@ -164,7 +119,7 @@ struct bench {
 static struct bench bench_create(int n_rows, int n)
 {
     struct bench bench = {.n_rows = n_rows, .n = n};
-    float *data = gauss((size_t)n * 32, 77);
+    float *data = card_gauss((size_t)n * 32, 77);
     struct weight_source source = {
         .name = "test", .dtype = DTYPE_F32, .n_rows = 32, .n_cols = n, .data = data, .multiply = true};
     struct err_info info;
@@ -172,8 +127,8 @@ static struct bench bench_create(int n_rows, int n)
         printf("%s\n", info.message);
         exit(1);
     }
-    bench.acts = need(cuda->acts_create(cuda, n_rows, n, 16));
-    bench.product = need(cuda->alloc(cuda, (size_t)n_rows * 32 * sizeof(float)));
+    bench.acts = card_need(cuda->acts_create(cuda, n_rows, n, 16));
+    bench.product = card_need(cuda->alloc(cuda, (size_t)n_rows * 32 * sizeof(float)));
     free(data);
     return bench;
 }
@@ -189,28 +144,28 @@ static void bench_free(struct bench *bench)
 static float *bench_product(const struct bench *bench, int n_rows)
 {
     cuda->matmul(cuda, bench->weight, bench->acts, NULL, bench->product);
-    return to_host(bench->product, (size_t)n_rows * 32 * sizeof(float));
+    return card_get(bench->product, (size_t)n_rows * 32 * sizeof(float));
 }
 
 static void same(const float *a, const float *b, size_t n, const char *what, const char *detail, int value)
 {
-    check(!memcmp(a, b, n * sizeof *a), what, detail, value);
+    card_check(!memcmp(a, b, n * sizeof *a), what, detail, value);
 }
 
 static void check_norm(int n_rows, int n)
 {
     struct bench bench = bench_create(n_rows, n);
     size_t size = (size_t)n_rows * (size_t)n, bytes = size * sizeof(float);
-    float *x = gauss(size, 1), *y = gauss(size, 2), *gain = gauss((size_t)n, 3);
+    float *x = card_gauss(size, 1), *y = card_gauss(size, 2), *gain = card_gauss((size_t)n, 3);
     for (int i = 0; i < n; i++) x[i] *= 1e4f;
-    float *parts = to_card(x, bytes), *fused = to_card(x, bytes), *card_y = to_card(y, bytes);
-    float *card_gain = to_card(gain, (size_t)n * sizeof *gain), *h = to_card(x, bytes);
+    float *parts = card_put(x, bytes), *fused = card_put(x, bytes), *card_y = card_put(y, bytes);
+    float *card_gain = card_put(gain, (size_t)n * sizeof *gain), *h = card_put(x, bytes);
     cuda->add(cuda, parts, card_y, size);
     cuda->rmsnorm(cuda, parts, card_gain, 1e-5f, n_rows, n, h);
     cuda->prepare(cuda, h, n_rows, n, bench.acts);
-    float *expected = bench_product(&bench, n_rows), *expected_x = to_host(parts, bytes);
+    float *expected = bench_product(&bench, n_rows), *expected_x = card_get(parts, bytes);
     cuda->add_norm_prepare(cuda, fused, card_y, card_gain, 1e-5f, n_rows, n, h, bench.acts);
-    float *got = bench_product(&bench, n_rows), *got_x = to_host(fused, bytes);
+    float *got = bench_product(&bench, n_rows), *got_x = card_get(fused, bytes);
     same(expected, got, (size_t)n_rows * 32, "add, norm, prepare", "are not their parts", n);
     same(expected_x, got_x, size, "add, norm, prepare", "leave another sum", n);
     /* The last row alone, without anything to add this time. */
@@ -228,15 +183,15 @@ static void check_swiglu(int n_rows, int n)
 {
     struct bench bench = bench_create(n_rows, n);
     size_t size = (size_t)n_rows * (size_t)n, bytes = size * sizeof(float);
-    float *gate = gauss(size, 4), *up = gauss(size, 5);
-    float *parts = to_card(gate, bytes), *fused = to_card(gate, bytes), *card_up = to_card(up, bytes);
+    float *gate = card_gauss(size, 4), *up = card_gauss(size, 5);
+    float *parts = card_put(gate, bytes), *fused = card_put(gate, bytes), *card_up = card_put(up, bytes);
     cuda->swiglu(cuda, parts, card_up, size, parts);
     cuda->prepare(cuda, parts, n_rows, n, bench.acts);
     float *expected = bench_product(&bench, n_rows);
     cuda->swiglu_prepare(cuda, fused, card_up, n_rows, n, bench.acts);
     float *got = bench_product(&bench, n_rows);
     same(expected, got, (size_t)n_rows * 32, "swiglu, prepare", "are not their parts", n);
-    float *again = to_card(gate + size - (size_t)n, (size_t)n * sizeof *gate);
+    float *again = card_put(gate + size - (size_t)n, (size_t)n * sizeof *gate);
     cuda->swiglu_prepare(cuda, again, card_up + size - (size_t)n, 1, n, bench.acts);
     float *alone = bench_product(&bench, 1);
     same(expected + (size_t)(n_rows - 1) * 32, alone, 32, "swiglu", "depends on the batch", n);
@@ -261,14 +216,15 @@ static struct rotated rotate(struct backend *backend, const struct kv_shape *sha
     size_t f16 = kv_block_bytes(KV_F16, shape), half = (size_t)shape->head_dim / 2;
     size_t n_q = (size_t)(TOKENS * shape->n_heads * shape->head_dim),
            n_k = (size_t)(TOKENS * shape->n_kv_heads * shape->head_dim), n_angles = TOKENS * half;
-    float *host_q = gauss(n_q, 6), *host_k = gauss(n_k, 7), *host_v = gauss(n_k, 8);
+    float *host_q = card_gauss(n_q, 6), *host_k = card_gauss(n_k, 7), *host_v = card_gauss(n_k, 8);
     struct rotated out;
-    out.q = need(backend->alloc(backend, n_q * sizeof(float)));
-    out.k = need(backend->alloc(backend, n_k * sizeof(float)));
-    out.page = need(backend->alloc(backend, f16 * BLOCKS));
-    float *v = need(backend->alloc(backend, n_k * sizeof(float))), *zeros = need(calloc(BLOCKS, f16));
-    float *cosines = need(backend->alloc(backend, n_angles * sizeof(float)));
-    float *sines = need(backend->alloc(backend, n_angles * sizeof(float)));
+    out.q = card_need(backend->alloc(backend, n_q * sizeof(float)));
+    out.k = card_need(backend->alloc(backend, n_k * sizeof(float)));
+    out.page = card_need(backend->alloc(backend, f16 * BLOCKS));
+    float *v = card_need(backend->alloc(backend, n_k * sizeof(float))),
+          *zeros = card_need(calloc(BLOCKS, f16));
+    float *cosines = card_need(backend->alloc(backend, n_angles * sizeof(float)));
+    float *sines = card_need(backend->alloc(backend, n_angles * sizeof(float)));
     double inv_freq[KV_MAX_HEAD_DIM / 2];
     struct kv_block_ref blocks[BLOCKS] = {{0}};
     for (int b = 0; b < BLOCKS; b++) {
@@ -295,8 +251,8 @@ static struct rotated rotate(struct backend *backend, const struct kv_shape *sha
         backend->rotate_store(backend, &store, out.q, out.k, cosines, sines);
     }
     if (!backend->is_host) {
-        float *q = to_host(out.q, n_q * sizeof(float)), *k = to_host(out.k, n_k * sizeof(float));
-        float *page = to_host(out.page, f16 * BLOCKS);
+        float *q = card_get(out.q, n_q * sizeof(float)), *k = card_get(out.k, n_k * sizeof(float));
+        float *page = card_get(out.page, f16 * BLOCKS);
         backend->free(backend, out.q), backend->free(backend, out.k), backend->free(backend, out.page);
         out = (struct rotated){q, k, page};
     }
@@ -318,7 +274,7 @@ static void check_rotation(int heads, int kv_heads, int head_dim)
     same(fused.page, parts.page, n_pages, "rope and store", "are not their parts: pages", head_dim);
     size_t different = 0;
     for (size_t i = 0; i < n_q; i++) different += !(fabsf(fused.q[i] - host.q[i]) <= 2e-6f);
-    check(different == 0, "rope", "is not the CPU's", (double)different);
+    card_check(different == 0, "rope", "is not the CPU's", (double)different);
     free(fused.q), free(fused.k), free(fused.page), free(parts.q), free(parts.k), free(parts.page);
     cpu->free(cpu, host.q), cpu->free(cpu, host.k), cpu->free(cpu, host.page);
 }
@@ -328,45 +284,33 @@ static void check_rotation(int heads, int kv_heads, int head_dim)
 static void check_uploads(void)
 {
     enum { N = 60, WORDS = 300000 }; /* 72 MB: many times what is under way at once */
-    uint32_t *words = need(malloc(WORDS * sizeof *words));
-    char *card = need(cuda->alloc(cuda, (size_t)N * WORDS * sizeof *words));
+    uint32_t *words = card_need(malloc(WORDS * sizeof *words));
+    char *card = card_need(cuda->alloc(cuda, (size_t)N * WORDS * sizeof *words));
     for (uint32_t i = 0; i < N; i++) {
         for (uint32_t w = 0; w < WORDS; w++) words[w] = i * 2654435761u + w;
         cuda->upload(cuda, card + (size_t)i * WORDS * sizeof *words, words, WORDS * sizeof *words);
     }
-    uint32_t *got = to_host(card, (size_t)N * WORDS * sizeof *words);
+    uint32_t *got = card_get(card, (size_t)N * WORDS * sizeof *words);
     size_t different = 0;
     for (uint32_t i = 0; i < N; i++)
         for (uint32_t w = 0; w < WORDS; w++) different += got[(size_t)i * WORDS + w] != i * 2654435761u + w;
-    check(different == 0, "uploads", "", (double)different);
+    card_check(different == 0, "uploads", "", (double)different);
     cuda->free(cuda, card);
     free(got), free(words);
 }
 
 int main(void)
 {
-    struct workers *workers;
-    struct err_info info;
-    if (backend_create("cuda", NULL, "auto", &cuda, &info)) {
-        printf("SKIPPED, nothing was checked: %s\n", info.message);
-        return 77;
-    }
-    if (workers_create(2, &workers, &info) || backend_create("cpu", workers, "auto", &cpu, &info)) {
-        printf("%s\n", info.message);
-        return 1;
-    }
+    card_open();
+    card_open_cpu(2);
     printf("%s\n", cuda->name);
     check_uploads();
     check_norm(3, 576), check_norm(70, 4096), check_norm(2, 8960), check_norm(1, 32);
     check_swiglu(3, 576), check_swiglu(9, 14336), check_swiglu(2, 28672);
     check_rotation(9, 3, 64), check_rotation(8, 2, 128);
     check_choices(300, 18), check_choices(49152 + 37, 9);
-    check_choices(128256, IS_EMULATED ? 3 : 9);
-    const char *failure = cuda->failure(cuda);
-    check(!failure, "card", failure ? failure : "", 0);
+    check_choices(128256, CARD_IS_EMULATED ? 3 : 9);
+    card_check_failure();
     cuda->destroy(cuda);
-    cpu->destroy(cpu);
-    workers_free(workers);
-    printf("%d checks, %d failed\n", n_checks, n_failed);
-    return n_failed != 0;
+    return card_end();
 }
