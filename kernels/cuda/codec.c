@@ -288,9 +288,9 @@ static int walk_exchange(const struct kv_codec *codec)
         for (int page = 0; page < codec->n_pages; page++)
             for (int g = 0; g < codec->n_groups; g++) {
                 int bits = codec->parts[p].codes[page].value_bits[g];
-                if (bits == 1 || bits == 4) return 3 * 512;
+                if (bits == 1 || bits == 4) return 3 * CUDA_WALK_FACTORS;
             }
-    return 2 * 512;
+    return 2 * CUDA_WALK_FACTORS;
 }
 
 static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, struct cuda_resident *out)

@@ -133,7 +133,7 @@ cudaError_t cuda_attention_plain_run(const struct cuda_attention *args, cudaStre
 
 /* On tensor cores (walk.cuh); head_dim 64, 96, 128, 256: tiles of one codec, or of format f16. columns: room
    for queries in a tile, 4 or 8; query heads of a KV head come in n_parts lots of 8. */
-enum { CUDA_WALK_SEGMENT = 16 }; /* blocks */
+enum { CUDA_WALK_SEGMENT = 16, CUDA_WALK_FACTORS = 512 }; /* blocks; bytes of a kind of values' factors */
 struct cuda_walk {
     struct cuda_attention args;
     const struct cuda_codec *codec; /* NULL: f16 */
@@ -143,8 +143,8 @@ struct cuda_walk {
     int stage_bytes, n_stages, n_warps; /* of the largest page as old blocks are read, at least half a recent
                                            one; 2 or 3; warps of a thread block at most */
     int n_basis_steps, n_basis_halves, place_blocks; /* of the codec; blocks in half a frame */
-    int exchange_bytes; /* of the codec: 512 for low bits of values, for high ones and, if there are any, for
-                           plain codes */
+    int exchange_bytes; /* of the codec: CUDA_WALK_FACTORS for low bits of values, for high ones and, if there
+                           are any, for plain codes */
     int n_processors, most_shared_bytes;
     float *partials; /* [slot - first_slot][KV head][part][columns][4 + head_dim] */
 };

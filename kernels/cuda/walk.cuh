@@ -34,7 +34,7 @@
  */
 
 enum { WALK_TOKENS = CUDA_TOKENS, WALK_SEGMENT = CUDA_WALK_SEGMENT, WALK_QUERIES = 4 }; /* of one mma */
-enum { WALK_FACTORS = 512 }; /* bytes: of one kind of bit of values, 4 queries, 64 tokens, 16 bits */
+enum { WALK_FACTORS = CUDA_WALK_FACTORS }; /* bytes: of one kind of bit of values, 4 queries, 64 tokens, 16 bits */
 #define WALK_PLAIN 15.0f     /* weights of plain codes are multiplied with it, so that they too use 16 bits */
 
 /* What a head's pages have in common, for the thread block. Sets: 0 is what old blocks are read with, 1

@@ -1,7 +1,7 @@
 #ifndef KERNELS_CUDA_WALK_HALF_CUH
 #define KERNELS_CUDA_WALK_HALF_CUH
 
-#include "kernels/cuda/page.cuh"
+#include "kernels/cuda/walk.cuh"
 
 /*
  * Blocks and sinks in fp16: one warp, up to 8 query columns, by mma.m16n8k16 with keys, or values transposed,
@@ -19,22 +19,6 @@ struct segment {
     float *q; /* shared [COLUMNS][D + 4], times scale * log2 e */
 };
 
-__device__ static inline uint32_t pair(float low, float high)
-{
-    __half2 x = __floats2half2_rn(low, high);
-    return *(uint32_t *)&x;
-}
-
-__device__ static inline float over_rows(float x, bool is_max)
-{
-#pragma unroll
-    for (int step = 4; step < 32; step *= 2) {
-        float other = __shfl_xor_sync(~0u, x, step);
-        x = is_max ? fmaxf(x, other) : x + other;
-    }
-    return x;
-}
-
 /* The running softmax of this lane's two columns; sums are of this lane's rows alone. */
 template <int D> struct softmax_state {
     float max[2], sum[2];
@@ -50,7 +34,7 @@ template <int D> __device__ static void softmax_step(softmax_state<D> &state, fl
         float max = state.max[c];
 #pragma unroll
         for (int i = 0; i < 4; i++) max = fmaxf(max, fmaxf(s[i][c], s[i][c + 2]));
-        max = over_rows(max, true);
+        max = rows_max(max);
         factor[c] = state.max[c] == max ? 1 : state.max[c] > -INFINITY ? exp2f(state.max[c] - max) : 0;
         float sum = 0;
 #pragma unroll
@@ -91,7 +75,7 @@ __device__ static void half_step(const segment &g, softmax_state<D> &state, cons
     for (int k = 0; k < D / 16; k++) {
         int c = 16 * k + 2 * g.tid;
         const float *q = g.q + g.gid * (D + 4) + c;
-        uint32_t b0 = pair(q[0], q[1]), b1 = pair(q[8], q[9]);
+        uint32_t b0 = half_pair(q[0], q[1]), b1 = half_pair(q[8], q[9]);
         if (SINKS) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -125,7 +109,7 @@ __device__ static void half_step(const segment &g, softmax_state<D> &state, cons
     const __half *values = keys + D * TOKENS;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        uint32_t b0 = ptx_transpose(pair(s[i][0], s[i][1])), b1 = ptx_transpose(pair(s[i][2], s[i][3]));
+        uint32_t b0 = ptx_transpose(half_pair(s[i][0], s[i][1])), b1 = ptx_transpose(half_pair(s[i][2], s[i][3]));
         const __half *v[4]; /* tokens of a0's pair, then of a2's */
 #pragma unroll
         for (int e = 0; e < 4; e++) {

@@ -103,7 +103,7 @@ __device__ static inline void half_item(const cuda_walk &walk, const walk_item &
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         int column = 2 * g.tid + c;
-        float sum = over_rows(state.sum[c], false);
+        float sum = rows_sum(state.sum[c]);
         if (column >= g.n_columns) continue;
         float *out = item.partial + column * (4 + D);
         if (g.gid == 0) out[0] = state.max[c], out[1] = sum;
