@@ -1,6 +1,6 @@
 #include "kernels/backend.h"
-#include "kernels/workers.h"
 #include "tests/unit/support/attention_reference.h"
+#include "tests/unit/support/cpu_fixture.h"
 #include "tests/unit/support/kv_fixture.h"
 #include "tests/unit/support/kv_pages.h"
 
@@ -22,27 +22,6 @@
  * ones are read with. That a sealed page says what it should is
  * tests/unit/test_kv_write.c.
  */
-
-struct engine {
-    struct workers *workers;
-    struct backend *backend;
-};
-
-/* NULL backend when the processor lacks the level. */
-static struct engine engine_create(const char *level, int n_threads)
-{
-    struct engine engine = {0};
-    assert_int_equal(workers_create(n_threads, &engine.workers, NULL), ERR_OK);
-    enum err err = backend_cpu_create(engine.workers, level, &engine.backend, NULL);
-    assert_true(err == ERR_OK || err == ERR_UNSUPPORTED);
-    return engine;
-}
-
-static void engine_free(struct engine *engine)
-{
-    if (engine->backend) engine->backend->destroy(engine->backend);
-    workers_free(engine->workers);
-}
 
 static size_t row_floats(const struct kv_shape *shape)
 {
@@ -219,11 +198,11 @@ static void check_reference(uint64_t seed, struct backend *scalar, struct backen
 static void agrees_with_the_reference(void **state)
 {
     (void)state;
-    struct engine scalar = engine_create("scalar", 2), other = engine_create("auto", 2);
+    struct cpu_fixture scalar = cpu_fixture_create("scalar", 2), other = cpu_fixture_create("auto", 2);
     double worst[2] = {0, 0};
     for (uint64_t seed = 1; seed <= 20; seed++) check_reference(seed, scalar.backend, other.backend, worst);
-    engine_free(&scalar);
-    engine_free(&other);
+    cpu_fixture_free(&scalar);
+    cpu_fixture_free(&other);
     print_message("relative error: %.1e, with the same rounding %.1e\n", worst[ATTENTION_EXACT],
                   worst[ATTENTION_ROUNDED]);
     assert_true(worst[ATTENTION_EXACT] < .1);
@@ -264,7 +243,7 @@ static const struct parity_case {
 static void check_parity(const struct parity_case *c, uint64_t seed, const char *level)
 {
     enum { ROWS = 80 };
-    struct engine scalar = engine_create("scalar", 1), other = engine_create(level, 2);
+    struct cpu_fixture scalar = cpu_fixture_create("scalar", 1), other = cpu_fixture_create(level, 2);
     struct format format = format_create(&c->shape, c->tables, c->bits);
     struct kv_pages pages;
     kv_pages_init(&pages, &c->shape, format.codec, KV_PAGES_ALL, c->recent_blocks, c->n_tokens, c->n_sinks, 1,
@@ -280,19 +259,13 @@ static void check_parity(const struct parity_case *c, uint64_t seed, const char 
     free(q);
     kv_pages_free(&pages);
     format_free(&format);
-    engine_free(&scalar);
-    engine_free(&other);
+    cpu_fixture_free(&scalar);
+    cpu_fixture_free(&other);
 }
 
 static void check_level(const char *level)
 {
-    struct engine engine = engine_create(level, 1);
-    int is_there = engine.backend != NULL;
-    engine_free(&engine);
-    if (!is_there) {
-        print_message("SKIPPED: this processor lacks %s\n", level);
-        skip();
-    }
+    cpu_fixture_require(level);
     for (size_t i = 0; i < sizeof parity_cases / sizeof *parity_cases; i++)
         check_parity(&parity_cases[i], i, level);
 }
@@ -314,7 +287,7 @@ static void avx512_equals_scalar(void **state)
 static void check_company(struct kv_shape shape, const struct kv_fixture_bits *bits, enum tables_kind kind,
                           int recent_blocks, int n_tokens)
 {
-    struct engine alone = engine_create("auto", 1), company = engine_create("auto", 3);
+    struct cpu_fixture alone = cpu_fixture_create("auto", 1), company = cpu_fixture_create("auto", 3);
     struct format format = format_create(&shape, kind, bits);
     struct kv_pages pages;
     kv_pages_init(&pages, &shape, format.codec, KV_PAGES_ALL, recent_blocks, n_tokens, 4, 1, 5);
@@ -329,8 +302,8 @@ static void check_company(struct kv_shape shape, const struct kv_fixture_bits *b
     free(reference), free(q);
     kv_pages_free(&pages);
     format_free(&format);
-    engine_free(&alone);
-    engine_free(&company);
+    cpu_fixture_free(&alone);
+    cpu_fixture_free(&company);
 }
 
 static void row_is_the_same_in_any_company(void **state)
@@ -348,7 +321,7 @@ static void batch_equals_each_alone(void **state)
 {
     (void)state;
     enum { N = 16, FORMATS = 3 };
-    struct engine engine = engine_create("auto", 2);
+    struct cpu_fixture engine = cpu_fixture_create("auto", 2);
     struct kv_shape shape = {1, 6, 2, 32};
     struct format formats[FORMATS] = {format_create(&shape, IDENTITY, NULL),
                                       format_create(&shape, IDENTITY, &kv_fixture_o2),
@@ -373,7 +346,7 @@ static void batch_equals_each_alone(void **state)
     free(q), free(out), free(alone);
     for (int i = 0; i < N; i++) kv_pages_free(&pages[i]);
     for (int i = 0; i < FORMATS; i++) format_free(&formats[i]);
-    engine_free(&engine);
+    cpu_fixture_free(&engine);
 }
 
 /* ---- ages ---- */
@@ -386,7 +359,7 @@ static void old_blocks_need_only_their_parts(void **state)
     enum { TOKENS_HELD = 64 * 13 + 5, RECENT = 3 };
     struct kv_shape shape = {2, 4, 2, 64};
     for (int l = 0; l < 2; l++) {
-        struct engine engine = engine_create(levels[l], 1);
+        struct cpu_fixture engine = cpu_fixture_create(levels[l], 1);
         struct format format = format_create(&shape, MEANS, &three);
         struct kv_pages pages;
         kv_pages_init(&pages, &shape, format.codec, KV_PAGES_ALL, RECENT, TOKENS_HELD, 4, 1, 11);
@@ -402,7 +375,7 @@ static void old_blocks_need_only_their_parts(void **state)
         free(q), free(all), free(less);
         kv_pages_free(&pages);
         format_free(&format);
-        engine_free(&engine);
+        cpu_fixture_free(&engine);
     }
 }
 
@@ -410,7 +383,7 @@ static void old_blocks_need_only_their_parts(void **state)
 static void block_of_sinks_only(void **state)
 {
     (void)state;
-    struct engine engine = engine_create("auto", 1);
+    struct cpu_fixture engine = cpu_fixture_create("auto", 1);
     struct kv_shape shape = {1, 2, 1, 32};
     struct format format = format_create(&shape, MEANS, &twos);
     struct kv_pages pages;
@@ -430,7 +403,7 @@ static void block_of_sinks_only(void **state)
     free(coded), free(exact), free(q);
     kv_pages_free(&pages);
     format_free(&format);
-    engine_free(&engine);
+    cpu_fixture_free(&engine);
 }
 
 /* Scales and queries of zero and at their largest give finite results, the same on every level. */
@@ -455,7 +428,7 @@ static void extremes_stay_finite(void **state)
         float *reference = NULL, *q = kv_pages_gauss(n, f);
         for (size_t i = 0; i < n; i++) q[i] *= factors[f];
         for (int l = 0; l < 3; l++) {
-            struct engine engine = engine_create(levels[l], 1);
+            struct cpu_fixture engine = cpu_fixture_create(levels[l], 1);
             if (engine.backend) {
                 float *out = attend_all(&pages, engine.backend, q, 0, 0, 300);
                 for (size_t i = 0; i < n; i++) assert_true(isfinite(out[i]));
@@ -463,7 +436,7 @@ static void extremes_stay_finite(void **state)
                 free(reference);
                 reference = out;
             }
-            engine_free(&engine);
+            cpu_fixture_free(&engine);
         }
         free(reference), free(q);
     }
@@ -498,14 +471,14 @@ static void largest_sums_do_not_overflow(void **state)
             assert_non_null(q);
             for (size_t i = 0; i < (size_t)pages.n_tokens * row; i += 256) q[i] = i % 512 ? -4 : 4;
             for (int l = 0; l < 3; l++) {
-                struct engine engine = engine_create(levels[l], 1);
+                struct cpu_fixture engine = cpu_fixture_create(levels[l], 1);
                 if (engine.backend) {
                     float *out = attend_all(&pages, engine.backend, q, 0, pages.n_tokens - 1, 1);
                     if (reference) assert_same_floats(reference, out, row, levels[l]);
                     free(reference);
                     reference = out;
                 }
-                engine_free(&engine);
+                cpu_fixture_free(&engine);
             }
             free(q), free(reference);
             kv_pages_free(&pages);

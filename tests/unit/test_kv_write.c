@@ -1,7 +1,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/kv_coder.h"
 #include "kernels/dtype.h"
-#include "kernels/workers.h"
+#include "tests/unit/support/cpu_fixture.h"
 #include "tests/unit/support/kv_fixture.h"
 
 #include <math.h>
@@ -21,26 +21,6 @@
  */
 
 enum { TOKENS = KV_BLOCK_TOKENS };
-
-struct engine {
-    struct workers *workers;
-    struct backend *backend; /* NULL: the processor lacks the level */
-};
-
-static struct engine engine_create(const char *level, int n_threads)
-{
-    struct engine engine = {0};
-    struct err_info info;
-    assert_int_equal(workers_create(n_threads, &engine.workers, &info), ERR_OK);
-    if (backend_cpu_create(engine.workers, level, &engine.backend, &info)) engine.backend = NULL;
-    return engine;
-}
-
-static void engine_free(struct engine *engine)
-{
-    if (engine->backend) engine->backend->destroy(engine->backend);
-    workers_free(engine->workers);
-}
 
 /* ---- error ---- */
 
@@ -163,7 +143,7 @@ static const struct parity_case {
 
 static void check_parity(const struct parity_case *c, uint64_t seed, const char *level)
 {
-    struct engine scalar = engine_create("scalar", 1), other = engine_create(level, 2);
+    struct cpu_fixture scalar = cpu_fixture_create("scalar", 1), other = cpu_fixture_create(level, 2);
     struct kv_tables *tables = tables_create(&c->shape, c->tables);
     struct kv_codec *codec = kv_fixture_codec(&c->shape, tables, c->bits);
     struct kv_fixture a, b;
@@ -181,19 +161,13 @@ static void check_parity(const struct parity_case *c, uint64_t seed, const char 
     kv_fixture_free(&b);
     kv_codec_free(codec);
     tables_free(tables, c->tables);
-    engine_free(&scalar);
-    engine_free(&other);
+    cpu_fixture_free(&scalar);
+    cpu_fixture_free(&other);
 }
 
 static void check_level(const char *level)
 {
-    struct engine engine = engine_create(level, 1);
-    int is_there = engine.backend != NULL;
-    engine_free(&engine);
-    if (!is_there) {
-        print_message("SKIPPED: this processor lacks %s\n", level);
-        skip();
-    }
+    cpu_fixture_require(level);
     for (size_t i = 0; i < sizeof parity_cases / sizeof *parity_cases; i++)
         check_parity(&parity_cases[i], i, level);
 }
@@ -216,7 +190,7 @@ static void avx512_equals_scalar(void **state)
    the second have. */
 static void check_parts(const struct kv_fixture_bits *many, int kept)
 {
-    struct engine engine = engine_create("auto", 1);
+    struct cpu_fixture engine = cpu_fixture_create("auto", 1);
     struct kv_shape shape = {2, 2, 2, 64};
     struct kv_tables *tables = kv_fixture_tables(&shape, 2, 1, 5);
     struct kv_codec *codec = kv_fixture_codec(&shape, tables, many);
@@ -244,7 +218,7 @@ static void check_parts(const struct kv_fixture_bits *many, int kept)
     kv_fixture_free(&partial);
     kv_codec_free(codec);
     kv_fixture_tables_free(tables);
-    engine_free(&engine);
+    cpu_fixture_free(&engine);
 }
 
 static void a_part_does_not_depend_on_which_are_kept(void **state)
@@ -256,7 +230,7 @@ static void a_part_does_not_depend_on_which_are_kept(void **state)
 static void part_0_is_the_same_without_the_others(void **state)
 {
     (void)state;
-    struct engine engine = engine_create("auto", 1);
+    struct cpu_fixture engine = cpu_fixture_create("auto", 1);
     struct kv_shape shape = {2, 2, 2, 128};
     struct kv_tables *tables = kv_fixture_tables(&shape, 2, 1, 5);
     struct kv_fixture_bits one = kv_fixture_mixed;
@@ -276,7 +250,7 @@ static void part_0_is_the_same_without_the_others(void **state)
     kv_codec_free(many);
     kv_codec_free(alone);
     kv_fixture_tables_free(tables);
-    engine_free(&engine);
+    cpu_fixture_free(&engine);
 }
 
 /* ---- there and back ---- */
@@ -296,7 +270,7 @@ static float half_at(const struct kv_fixture *fixture, int layer, int head, int 
    second and third frame too, with means of ten times the keys. */
 static void check_return(const struct kv_fixture_bits *bits, enum tables_kind kind, double worst)
 {
-    struct engine engine = engine_create("auto", 2);
+    struct cpu_fixture engine = cpu_fixture_create("auto", 2);
     struct kv_shape shape = {2, 2, 2, 64};
     enum { N = 640 };
     struct kv_tables *tables = tables_create(&shape, kind);
@@ -327,7 +301,7 @@ static void check_return(const struct kv_fixture_bits *bits, enum tables_kind ki
     kv_fixture_free(&after);
     kv_codec_free(codec);
     tables_free(tables, kind);
-    engine_free(&engine);
+    cpu_fixture_free(&engine);
 }
 
 static void what_is_sealed_comes_back(void **state)
@@ -344,7 +318,7 @@ static void what_is_sealed_comes_back(void **state)
 static void odd_vectors(void **state)
 {
     (void)state;
-    struct engine engine = engine_create("auto", 1);
+    struct cpu_fixture engine = cpu_fixture_create("auto", 1);
     struct kv_shape shape = {1, 1, 1, 64};
     enum { N = 128 };
     struct kv_tables *tables = kv_fixture_identity(&shape, 1);
@@ -406,7 +380,7 @@ static void odd_vectors(void **state)
     kv_fixture_free(&fixture);
     kv_codec_free(codec);
     kv_tables_free(tables);
-    engine_free(&engine);
+    cpu_fixture_free(&engine);
 }
 
 int main(void)
