@@ -28,6 +28,36 @@
         .help = "instructions that may be used; results do not depend on it"                                 \
     }
 
+/* heading: the group; which: the choices; what: the help, which says what differs from command to command. */
+#define OPTION_ROW_ACTIVATION_BITS(at, initial, which, what)                                                 \
+    {                                                                                                        \
+        .name = "activation-bits", .group = "Processor", .kind = OPTION_CHOICE, .offset = (at),              \
+        .default_value = (initial), .choices = (which), .help = what                                         \
+    }
+
+#define OPTION_ROW_KV_RECENT(heading, at, what)                                                              \
+    {                                                                                                        \
+        .name = "kv-recent", .group = (heading), .kind = OPTION_INT, .offset = (at), .default_value = "8",   \
+        .max = 1 << 18, .metavar = "N", .help = what                                                         \
+    }
+
+#define OPTION_ROW_SINK_TOKENS(heading, at, what)                                                            \
+    {                                                                                                        \
+        .name = "sink-tokens", .group = (heading), .kind = OPTION_INT, .offset = (at), .default_value = "4", \
+        .max = 64, .metavar = "N", .help = what                                                              \
+    }
+
+#define OPTION_ROW_CALIBRATION(heading, at, what)                                                            \
+    {                                                                                                        \
+        .name = "calibration", .group = (heading), .kind = OPTION_TEXT, .offset = (at), .metavar = "FILE",   \
+        .help = what                                                                                         \
+    }
+
+#define OPTION_ROW_NO_CALIBRATION(heading, at, what)                                                         \
+    {                                                                                                        \
+        .name = "no-calibration", .group = (heading), .kind = OPTION_FLAG, .offset = (at), .help = what      \
+    }
+
 #define OPTION_ROW_SHAPE(heading, at, initial, what)                                                         \
     {                                                                                                        \
         .name = "shape", .group = (heading), .kind = OPTION_TEXT, .offset = (at),                            \
