@@ -1,6 +1,7 @@
 /* The cache: formats as arithmetic, the pool, and sequences that must agree with that arithmetic at every
  * step. */
 #include "cache/sequence.h"
+#include "tests/unit/support/memory_backend.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -86,27 +87,6 @@ static struct kv_policy policy_of(int format, int recent, int sinks)
         .shape = small, .format = &formats[format], .recent_blocks = recent, .sink_tokens = sinks};
 }
 
-/* A backend of memory. */
-static void *fake_alloc(struct backend *self, size_t bytes)
-{
-    (void)self;
-    return aligned_alloc(64, (bytes + 63) / 64 * 64);
-}
-
-static void fake_free(struct backend *self, void *memory)
-{
-    (void)self;
-    free(memory);
-}
-
-static void fake_copy(struct backend *self, void *to, const void *from, size_t bytes)
-{
-    (void)self;
-    memcpy(to, from, bytes);
-}
-
-static struct backend backend = {.name = "memory", .alloc = fake_alloc, .free = fake_free, .copy = fake_copy};
-
 static size_t used_bytes(const struct kv_pool *pool)
 {
     struct kv_pool_stats stats;
@@ -135,7 +115,8 @@ static struct kv_sequence *sequence_of(const struct kv_policy *policy, struct kv
                                        struct kv_staging *staging, int max_tokens)
 {
     struct kv_sequence *seq = NULL;
-    assert_int_equal(kv_sequence_create(policy, pool, staging, &backend, max_tokens, &seq, NULL), ERR_OK);
+    assert_int_equal(kv_sequence_create(policy, pool, staging, &memory_backend, max_tokens, &seq, NULL),
+                     ERR_OK);
     return seq;
 }
 
@@ -374,7 +355,7 @@ static void grow(const struct kv_policy *policy, int chunk, int max_tokens)
 {
     size_t most = 0, headroom = kv_policy_step_bytes(policy, 512);
     struct kv_pool *pool = pool_of(kv_policy_bytes(policy, max_tokens) + headroom);
-    struct kv_staging *staging = kv_staging_create(&policy->shape, 512, &backend);
+    struct kv_staging *staging = kv_staging_create(&policy->shape, 512, &memory_backend);
     struct kv_sequence *seq = sequence_of(policy, pool, staging, max_tokens);
     struct kv_pool_stats stats;
 
@@ -434,7 +415,7 @@ static void test_growth_is_the_arithmetic(void **state)
 static void test_peak_is_needed(void **state)
 {
     (void)state;
-    struct kv_staging *staging = kv_staging_create(&small, 512, &backend);
+    struct kv_staging *staging = kv_staging_create(&small, 512, &memory_backend);
     for (int format = 0; format < FORMATS; format++) {
         for (int recent = 0; recent <= 2; recent++) {
             struct kv_policy policy = policy_of(format, recent, 4);
@@ -483,7 +464,7 @@ static void test_reset(void **state)
 {
     (void)state;
     struct kv_pool *pool = pool_of((size_t)4 << 20);
-    struct kv_staging *staging = kv_staging_create(&small, 512, &backend);
+    struct kv_staging *staging = kv_staging_create(&small, 512, &memory_backend);
     struct kv_policy first = policy_of(F16, 1, 4);
     struct kv_sequence *seq = sequence_of(&first, pool, staging, 1000);
     for (int format = 0; format < FORMATS; format++) {
@@ -532,7 +513,7 @@ static void test_fork(void **state)
 {
     (void)state;
     static const int lengths[] = {0, 1, 63, 64, 65, 300, 320};
-    struct kv_staging *staging = kv_staging_create(&small, 512, &backend);
+    struct kv_staging *staging = kv_staging_create(&small, 512, &memory_backend);
     for (int format = 0; format < FORMATS; format++) {
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
             struct kv_policy policy = policy_of(format, 2, 4), other_policy = policy_of(F16, 0, 0);
@@ -589,7 +570,7 @@ static void test_fork_without_room(void **state)
     (void)state;
     struct kv_policy policy = policy_of(REFINED, 2, 4);
     struct kv_pool *pool = pool_of(kv_policy_peak_bytes(&policy, 0, 100));
-    struct kv_staging *staging = kv_staging_create(&small, 512, &backend);
+    struct kv_staging *staging = kv_staging_create(&small, 512, &memory_backend);
     struct kv_sequence *a = sequence_of(&policy, pool, staging, 1000);
     struct kv_sequence *b = sequence_of(&policy, pool, staging, 1000);
     struct err_info info;

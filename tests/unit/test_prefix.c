@@ -2,6 +2,7 @@
    oldest first, and nothing leaks. And its file. */
 #include "cache/prefix_file.h"
 #include "cache/sequence.h"
+#include "tests/unit/support/memory_backend.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,26 +21,6 @@ enum { RECENT = 2, SINKS = 4, MAX_TOKENS = 64 * 12 + 10, MAX_STEP = 1024 };
 /* A head dimension of 32 has powers of two: the set's identity tables do. */
 static struct kv_formats *formats;
 static const double inv_freq[16] = {1, .5, .25, .1, .05, .02, .01, .005, .002, .001};
-
-static void *fake_alloc(struct backend *self, size_t bytes)
-{
-    (void)self;
-    return aligned_alloc(64, (bytes + 63) / 64 * 64);
-}
-
-static void fake_free(struct backend *self, void *memory)
-{
-    (void)self;
-    free(memory);
-}
-
-static void fake_copy(struct backend *self, void *to, const void *from, size_t bytes)
-{
-    (void)self;
-    memcpy(to, from, bytes);
-}
-
-static struct backend backend = {.name = "memory", .alloc = fake_alloc, .free = fake_free, .copy = fake_copy};
 
 static int create_formats(void **state)
 {
@@ -71,7 +52,7 @@ static void bench_open(struct bench *bench, const char *format, size_t pool_byte
     bench->policy = (struct kv_policy){shape, kv_formats_find(formats, format), RECENT, SINKS};
     assert_int_equal(kv_pool_create(class_bytes, pool_bytes, &bench->pool, NULL), ERR_OK);
     assert_int_equal(kv_prefix_create(bench->pool, SINKS, &bench->prefix, NULL), ERR_OK);
-    bench->staging = kv_staging_create(&shape, MAX_STEP, &backend);
+    bench->staging = kv_staging_create(&shape, MAX_STEP, &memory_backend);
     assert_non_null(bench->staging);
 }
 
@@ -87,9 +68,9 @@ static void bench_close(struct bench *bench)
 static struct kv_sequence *sequence_of(struct bench *bench)
 {
     struct kv_sequence *seq;
-    assert_int_equal(
-        kv_sequence_create(&bench->policy, bench->pool, bench->staging, &backend, MAX_TOKENS, &seq, NULL),
-        ERR_OK);
+    assert_int_equal(kv_sequence_create(&bench->policy, bench->pool, bench->staging, &memory_backend,
+                                        MAX_TOKENS, &seq, NULL),
+                     ERR_OK);
     kv_sequence_attach(seq, bench->prefix);
     return seq;
 }
