@@ -134,12 +134,9 @@ struct backend {
     size_t (*free_bytes)(struct backend *backend); /* of the device's memory; NULL when is_host */
     void (*memory)(struct backend *backend, struct backend_memory *out); /* NULL when is_host */
     /* NULL while the device works. Otherwise what went wrong first: from then on operations do nothing, and
-       what they should have written is undefined. NULL when is_host. */
+       what they should have written is undefined; this process cannot have the device again. NULL when
+       is_host. */
     const char *(*failure)(const struct backend *backend);
-    /* After a failure, when all that the device held for others was given back: takes the device anew, empty,
-       and the backend works again. Other users of the device in this process lose what they have there.
-       ERR_UNSUPPORTED when it cannot be had: the failure stays. NULL when is_host. */
-    enum err (*restart)(struct backend *backend, struct err_info *info);
 
     /* Before the first operation of a step: the spans that the kv_store and attention calls up to the next
        step_begin will be given. They and their blocks stay as they are until then, but for calls with other

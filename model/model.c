@@ -80,14 +80,6 @@ static void scratch_free(struct model *model)
     *s = (struct model_scratch){0};
 }
 
-static enum err device_fill(struct model *model, const struct gguf *gguf, struct err_info *info)
-{
-    enum err err = model_weights_load(model, gguf, info);
-    if (!err) err = scratch_create(model, info);
-    if (!err) gguf_release_pages(gguf);
-    return err;
-}
-
 enum err model_load(const struct gguf *gguf, struct backend *backend, int max_rows, int max_logits,
                     struct model **out, struct err_info *info)
 {
@@ -107,8 +99,10 @@ enum err model_load(const struct gguf *gguf, struct backend *backend, int max_ro
     model->inv_freq = calloc((size_t)c->head_dim / 2, sizeof *model->inv_freq);
     err = model->inv_freq ? model_rope_read(gguf, c, model->inv_freq, info)
                           : err_set(info, ERR_MEMORY, "no memory for a model");
-    if (!err) err = device_fill(model, gguf, info);
+    if (!err) err = model_weights_load(model, gguf, info);
+    if (!err) err = scratch_create(model, info);
     if (err) goto out;
+    gguf_release_pages(gguf);
     log_info("model",
              "%lld parameters; the backend holds %zu bytes of weights and %zu of activations, which products "
              "take with %d bits",
@@ -121,24 +115,11 @@ out:
     return err;
 }
 
-void model_unload(struct model *model)
-{
-    scratch_free(model);
-    model_weights_free(model);
-}
-
-enum err model_reload(struct model *model, const struct gguf *gguf, struct err_info *info)
-{
-    assert(!model->layers && !model->acts);
-    enum err err = device_fill(model, gguf, info);
-    if (err) model_unload(model);
-    return err;
-}
-
 void model_free(struct model *model)
 {
     if (!model) return;
-    model_unload(model);
+    scratch_free(model);
+    model_weights_free(model);
     free(model->inv_freq);
     free(model);
 }

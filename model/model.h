@@ -35,11 +35,6 @@ enum err model_config_read(const struct gguf *gguf, struct model_config *out, st
 enum err model_load(const struct gguf *gguf, struct backend *backend, int max_rows, int max_logits,
                     struct model **out, struct err_info *info);
 void model_free(struct model *model);
-/* After the device failed. Gives back what the model holds of it; what model_config and model_inv_freq gave
-   stays. Then, once the backend was restarted, from the same file: ERR_MEMORY, ERR_IO, and the model is
-   unloaded still. */
-void model_unload(struct model *model);
-enum err model_reload(struct model *model, const struct gguf *gguf, struct err_info *info);
 
 const struct model_config *model_config(const struct model *model);
 void model_kv_shape(const struct model *model, struct kv_shape *out);

@@ -106,12 +106,10 @@ static void handle_health(struct http_call *call, void *context)
     const struct api *api = context;
     static const char *const names[] = {"loading", "ok", "draining"};
     enum api_state state = (enum api_state)atomic_load(&api->state);
-    const char *name = names[state];
+    bool restarting = state == API_LOADING ? api->is_restart
+                                           : state == API_READY && engine_state(api->engine) == ENGINE_LOST;
+    const char *name = restarting ? "restarting" : names[state];
     char body[64];
-    if (state == API_READY) {
-        static const char *const of_engine[] = {"ok", "restarting", "failed"};
-        name = of_engine[engine_state(api->engine)];
-    }
     bool good = strcmp(name, "ok") == 0;
     int n = snprintf(body, sizeof(body), "{\"status\":\"%s\"}", name);
     if (!good) http_reply_header(call, "Retry-After", "2");

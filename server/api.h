@@ -32,6 +32,7 @@ struct api {
     struct metrics *metrics;
     int64_t created; /* Unix time of the start, s */
     _Atomic int state;
+    bool is_restart; /* the process before this one lost its card */
 
     const char *model_name; /* what clients call it */
     bool any_model;         /* or anything else */

@@ -5,6 +5,7 @@
 #include "kernels/workers.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -246,31 +247,40 @@ static bool collect_mail(struct engine *engine)
 static void run_step(struct engine *engine)
 {
     engine_step(engine);
-    if (engine_device_failure(engine) != NULL) engine_fail_running(engine);
     engine_metrics_update(engine);
     check_invariants(engine);
+}
+
+static void fail_for_device(struct engine *engine)
+{
+    char message[256];
+    snprintf(message, sizeof message, "the device failed: %s", engine_device_failure(engine));
+    fail_tickets(engine, ERR_DEVICE, message);
 }
 
 static void *engine_run(void *context)
 {
     struct engine *engine = context;
-    for (;;) {
-        bool stopping = collect_mail(engine), broken = atomic_load(&engine->state) == ENGINE_BROKEN;
+    for (bool lost = false;;) {
+        bool stopping = collect_mail(engine);
         int64_t start_us = clock_us();
         if (stopping)
             fail_tickets(engine, ERR_CLOSED, "the server was stopped before the request was finished");
-        else if (broken)
-            fail_tickets(engine, ERR_DEVICE, "the device failed and could not be restarted");
+        else if (lost)
+            fail_for_device(engine);
         else
             cancel_tickets(engine);
         expire_tickets(engine);
-        if (engine->pool != NULL) run_step(engine);
+        if (!lost) run_step(engine);
+        bool fails_now = !lost && engine_device_failure(engine) != NULL;
+        if (fails_now) fail_for_device(engine);
         update_waiting(engine);
         engine_snapshot_publish(engine->snapshot, engine);
         deliver_news(engine);
         engine_metrics_turn(engine, start_us);
         if (stopping) return NULL;
-        if (!broken && engine_device_failure(engine) != NULL) engine_restart(engine);
+        if (fails_now) engine_device_lose(engine);
+        lost = lost || fails_now;
     }
 }
 

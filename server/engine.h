@@ -26,8 +26,6 @@ struct engine_options {
     struct backend *backend;
     struct workers *workers; /* for sampling rows in parallel */
     struct model *model;
-    const struct gguf
-        *gguf; /* where its weights come from, for a restart of the device; NULL: there is none */
     const struct tokenizer *tokenizer;           /* end tokens */
     const struct grammar_vocabulary *vocabulary; /* of that tokenizer; NULL: no request has a grammar */
     struct metrics *metrics;
@@ -59,6 +57,10 @@ struct engine_options {
        engine thread, must not block. */
     void (*deliver)(void *context, struct request *first);
     void *deliver_context;
+    /* The device failed (ENGINE_LOST); has_stepped: not before a step had worked. Once, on the engine thread,
+       must not block. NULL: nobody needs to know. */
+    void (*lost)(void *context, bool has_stepped);
+    void *lost_context;
 };
 
 /* Creates pool, staging and sequences, warms up, starts the thread; logs how many sequences fit in each
@@ -113,9 +115,8 @@ struct engine_view {
 /* out->sequences is malloc'ed, the caller frees. ERR_MEMORY. */
 enum err engine_sequences(struct engine *engine, struct engine_view *out, struct err_info *info);
 
-/* From any thread. While the device is restarted after an error, requests are taken and wait; of a broken
-   engine all get ERR_DEVICE. */
-enum engine_state { ENGINE_SERVING, ENGINE_RESTARTING, ENGINE_BROKEN };
+/* From any thread. When the device has failed, all that run, wait or come get ERR_DEVICE, for good. */
+enum engine_state { ENGINE_SERVING, ENGINE_LOST };
 enum engine_state engine_state(const struct engine *engine);
 
 /* Stop taking requests; running and queued ones go on. */

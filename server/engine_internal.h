@@ -13,7 +13,7 @@
 
 /* engine.c: life, mailbox, loop. engine_step.c: one step. engine_submit.c: what a request must be.
    engine_cache.c: the prefix cache. engine_swap.c: the second store behind it. engine_grammar.c: text that a
-   grammar rules. engine_restart.c: what is on the device, and how it comes back after an error.
+   grammar rules. engine_device.c: what is on the device.
    engine_metrics.c: numbers. */
 
 /* One choice of a request; in the request's arena. */
@@ -111,7 +111,7 @@ struct engine {
     int64_t turn_us, memory_us; /* when the last turn that ran one was over; when memory was last looked at */
     int max_prompt_tokens;      /* of the next step, see step_target_ms */
     struct engine_snapshot *snapshot;
-    int n_restarts;       /* of the device since a step worked */
+    bool has_stepped;     /* a step worked */
     _Atomic int state;    /* enum engine_state */
     struct request *news; /* of this step */
     int n_ended;          /* tickets that ended in this step */
@@ -128,16 +128,14 @@ void engine_end_jobs(struct engine *engine, struct engine_ticket *ticket, enum f
    and the like from the cache; ERR_DEVICE when the device failed. */
 enum err engine_warm_up(struct engine *engine, struct err_info *info);
 
-/* engine_restart.c. Pool, prefix cache, staging and sequences; what was made before an error, the second
+/* engine_device.c. Pool, prefix cache, staging and sequences; what was made before an error, the second
    gives back. It also writes the file of the prefix cache, unless the device failed. */
 enum err engine_device_create(struct engine *engine, struct err_info *info);
 void engine_device_free(struct engine *engine);
 /* NULL while it works. */
 const char *engine_device_failure(const struct engine *engine);
-/* After a failure: whoever runs gets ERR_DEVICE. */
-void engine_fail_running(struct engine *engine);
-/* Then, when nothing runs: the device anew, or ENGINE_BROKEN. Returns early when the engine is to stop. */
-void engine_restart(struct engine *engine);
+/* After a failure, when every request was told: ENGINE_LOST. */
+void engine_device_lose(struct engine *engine);
 
 /* engine_metrics.c. After a step, and before the first. */
 void engine_metrics_update(struct engine *engine);

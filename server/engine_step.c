@@ -350,8 +350,8 @@ void engine_step(struct engine *engine)
         if (chosen[i]->n_step > 0) engine_cache_end(engine, job);
     }
     sched_advance(engine->sched);
-    if (failed) return; /* nothing to publish: engine_fail_running */
-    engine->n_restarts = 0;
+    if (failed) return; /* nothing to publish: engine_device_lose */
+    engine->has_stepped = true;
     count_step(engine, &batch, n_prompt);
     int64_t now_us = clock_us();
     for (int i = 0; i < n_chosen; i++) publish_job(engine, chosen[i]->owner, now_us);

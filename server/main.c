@@ -74,7 +74,7 @@ static int version_main(int argc, char **argv)
     return 0;
 }
 
-static enum err serve_start(const struct options *options, struct err_info *info)
+static enum err serve_start(const struct options *options, char **argv, struct err_info *info)
 {
     if (options->help) {
         options_help(stdout);
@@ -93,7 +93,7 @@ static enum err serve_start(const struct options *options, struct err_info *info
     if (err != ERR_OK) return err;
     log_configure(options_log_level(options), strcmp(options->log_format, "json") == 0);
     options_warn(options);
-    return serve_run(options, info);
+    return serve_run(options, argv, info);
 }
 
 static int serve_main(int argc, char **argv)
@@ -105,7 +105,7 @@ static int serve_main(int argc, char **argv)
         fprintf(stderr, "octavo serve: %s\n", info.message);
         return err == ERR_USAGE ? 2 : 1;
     }
-    err = serve_start(&options, &info);
+    err = serve_start(&options, argv - 1, &info); /* main has taken off the program's name */
     if (err) fprintf(stderr, "octavo serve: %s\n", info.message);
     options_free(&options);
     return err == ERR_OK ? 0 : err == ERR_USAGE ? 2 : 1;

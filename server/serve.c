@@ -15,6 +15,7 @@
 #include "server/runtime.h"
 #include "server/serve_calibration.h"
 #include "server/serve_machine.h"
+#include "server/serve_restart.h"
 #include "server/tls.h"
 
 #include <errno.h>
@@ -31,7 +32,8 @@
  * Order of things. The port is bound first: a taken one fails at once, and /health can say "loading". Then
  * the calibration, and the model, from the file up to the engine; then the doors open. On the way down: the
  * engine takes no more requests while it finishes those it has, HTTP closes its doors, the engine goes (it
- * tells whoever is left), the courier delivers that, and HTTP goes last.
+ * tells whoever is left), the courier delivers that, and HTTP goes last. A lost card goes the same way, and
+ * then the process becomes a new one (server/serve_restart.h).
  */
 enum {
     STREAM_BYTES_MAX = 1 << 20, /* unread by a slow client */
@@ -65,6 +67,9 @@ struct serve {
     struct engine *engine;
     int max_logits;
     int ctx_size;
+    struct serve_restart restart;
+    _Atomic bool is_lost;     /* the card was */
+    _Atomic bool has_stepped; /* before that */
 };
 
 /* --- Signals --- */
@@ -84,6 +89,17 @@ static void on_signal(int number)
     errno = error;
 }
 
+/* Those that end the process wait, or no longer: between a process and the one that it becomes nobody catches
+   them. */
+static void hold_signals(bool hold)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
 static enum err catch_signals(struct err_info *info)
 {
     signals_seen = 0;
@@ -97,21 +113,37 @@ static enum err catch_signals(struct err_info *info)
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
     sigaction(SIGXFSZ, &action, NULL); /* a limit on files is a write that fails */
+    hold_signals(false);
     return ERR_OK;
 }
 
-/* True once `count` signals have come; waits timeout_ms at most (-1: for ever). */
+/* Until signal_fd is written to, timeout_ms at most (-1: for ever). False when it was not. */
+static bool wait_news(int timeout_ms)
+{
+    struct pollfd poll_fd = {.fd = signal_fd, .events = POLLIN};
+    int n = poll(&poll_fd, 1, timeout_ms);
+    uint64_t value;
+    ssize_t got = n > 0 ? read(signal_fd, &value, sizeof(value)) : 0;
+    (void)got;
+    return n != 0;
+}
+
+/* True once `count` signals have come; waits timeout_ms at most. */
 static bool wait_signal(int count, int timeout_ms)
 {
-    while (signals_seen < count) {
-        struct pollfd poll_fd = {.fd = signal_fd, .events = POLLIN};
-        int n = poll(&poll_fd, 1, timeout_ms);
-        if (n == 0) break;
-        uint64_t value;
-        ssize_t got = n > 0 ? read(signal_fd, &value, sizeof(value)) : 0;
-        (void)got;
-    }
+    while (signals_seen < count && wait_news(timeout_ms)) continue;
     return signals_seen >= count;
+}
+
+/* On the engine's thread. */
+static void on_lost(void *context, bool has_stepped)
+{
+    struct serve *serve = context;
+    uint64_t one = 1;
+    atomic_store(&serve->has_stepped, has_stepped);
+    atomic_store(&serve->is_lost, true);
+    ssize_t n = write(signal_fd, &one, sizeof(one));
+    (void)n;
 }
 
 /* --- Up --- */
@@ -147,8 +179,9 @@ static enum err start_http(struct serve *serve, struct err_info *info)
     serve->api.max_body_bytes = (size_t)options->max_body_bytes;
     serve->api.model_path = model_source_name(&serve->source);
     serve->api.no_ui = options->no_ui;
+    serve->api.is_restart = serve->restart.n_in_row > 0;
     struct http_options http = {.host = options->host,
-                                .port = options->port,
+                                .port = options->port ? options->port : serve->restart.port,
                                 .threads = options->http_threads,
                                 .max_connections = options->max_connections,
                                 .max_body_bytes = (size_t)options->max_body_bytes,
@@ -163,7 +196,9 @@ static enum err start_http(struct serve *serve, struct err_info *info)
                                 .n_routes = api_n_routes,
                                 .context = &serve->api,
                                 .metrics = &serve->metrics};
-    return http_create(&http, &serve->http, info);
+    err = http_create(&http, &serve->http, info);
+    if (err == ERR_OK) serve->restart.port = http_port(serve->http);
+    return err;
 }
 
 /* A row for every sequence that can be in a step; more, within LOGITS_BYTES, to score prompts in larger
@@ -373,7 +408,6 @@ static enum err start_engine(struct serve *serve, struct err_info *info)
     struct engine_options engine = {.backend = serve->backend,
                                     .workers = serve->workers,
                                     .model = serve->model,
-                                    .gguf = serve->gguf,
                                     .tokenizer = serve->tokenizer,
                                     .vocabulary = constraint_vocabulary(serve->constraints),
                                     .metrics = &serve->metrics,
@@ -394,7 +428,9 @@ static enum err start_engine(struct serve *serve, struct err_info *info)
                                     .swap_bytes = (size_t)options->swap_bytes,
                                     .swap_file = options->swap_file,
                                     .cache_identity = serve->cache_identity,
-                                    .deliver = courier_deliver};
+                                    .deliver = courier_deliver,
+                                    .lost = on_lost,
+                                    .lost_context = serve};
     enum err err = choose_kv_bytes(serve, &engine.kv_bytes, info);
     if (err == ERR_OK) err = courier_create(serve->tokenizer, &serve->courier, info);
     if (err != ERR_OK) return err;
@@ -473,15 +509,11 @@ static const char *scheme(const struct serve *serve)
     return serve->tls.certificate ? "https" : "http";
 }
 
-enum err serve_run(const struct options *options, struct err_info *info)
+/* From the port to a server that is ready. */
+static enum err start(struct serve *serve, struct err_info *info)
 {
-    struct serve *serve = calloc(1, sizeof(*serve));
-    if (!serve) return err_set(info, ERR_MEMORY, "no memory");
-    serve->options = options;
-    serve->source = (struct model_source){options->load_format, options->model, options->shape};
-    bool finished = true;
-    enum err err = catch_signals(info);
-    if (err == ERR_OK) err = start_backend(serve, info);
+    const struct options *options = serve->options;
+    enum err err = start_backend(serve, info);
     if (err == ERR_OK) err = start_http(serve, info);
     if (err == ERR_OK) {
         log_info("serve", "octavo %s on %s://%s:%d, loading %s", OCTAVO_VERSION, scheme(serve), options->host,
@@ -489,17 +521,59 @@ enum err serve_run(const struct options *options, struct err_info *info)
         err = load(serve, info);
     }
     if (err == ERR_OK) err = start_engine(serve, info);
-    if (err == ERR_OK) {
-        signals_limit = 3;
-        atomic_store(&serve->api.state, API_READY);
-        log_info("serve", "ready: %s on %s://%s:%d", serve->model_name, scheme(serve), options->host,
-                 http_port(serve->http));
-        wait_signal(1, -1);
-        finished = drain(serve);
-    }
-    if (err == ERR_CLOSED && signals_seen > 0) err = ERR_OK; /* asked to stop before it was up */
+    return err;
+}
+
+/* Until a signal comes or the card is lost. True: nothing runs any more. */
+static bool serve_requests(struct serve *serve)
+{
+    signals_limit = 3;
+    atomic_store(&serve->metrics.backend_restarts, (uint64_t)serve->restart.n_total);
+    atomic_store(&serve->api.state, API_READY);
+    log_info("serve", "ready: %s on %s://%s:%d", serve->model_name, scheme(serve), serve->options->host,
+             http_port(serve->http));
+    while (signals_seen == 0 && !atomic_load(&serve->is_lost)) wait_news(-1);
+    return signals_seen > 0 ? drain(serve) : true;
+}
+
+/* The card was lost, or could not be had again: true when another process is to try. */
+static bool wants_restart(struct serve *serve, enum err err, const struct err_info *info)
+{
+    bool was_up = atomic_load(&serve->is_lost);
+    if (signals_seen > 0 || (!was_up && (err == ERR_OK || serve->restart.n_in_row == 0))) return false;
+    if (err != ERR_OK)
+        log_error("serve", "restart %d of %d after an error of the card: %s", serve->restart.n_in_row,
+                  (int)SERVE_RESTART_MOST, info->message);
+    if (!serve_restart_next(&serve->restart, was_up, atomic_load(&serve->has_stepped))) return false;
+    return !wait_signal(1, serve_restart_wait_ms(&serve->restart));
+}
+
+enum err serve_run(const struct options *options, char **argv, struct err_info *info)
+{
+    struct serve *serve = calloc(1, sizeof(*serve));
+    if (!serve) return err_set(info, ERR_MEMORY, "no memory");
+    serve->options = options;
+    serve->source = (struct model_source){options->load_format, options->model, options->shape};
+    serve_restart_read(&serve->restart);
+    bool finished = true;
+    enum err err = catch_signals(info);
+    if (err == ERR_OK) err = start(serve, info);
+    if (err == ERR_OK) finished = serve_requests(serve);
+    bool again = wants_restart(serve, err, info);
+    if (err == ERR_OK && !again && atomic_load(&serve->is_lost) && signals_seen == 0)
+        err = err_set(info, ERR_DEVICE, "the card was lost %d times before a step worked",
+                      (int)SERVE_RESTART_MOST + 1);
+    /* Whoever asked to stop before it was up gets what they asked for. */
+    if (signals_seen > 0 && (err == ERR_CLOSED || serve->restart.n_in_row > 0)) err = ERR_OK;
+    struct serve_restart restart = serve->restart;
     tear_down(serve, err != ERR_OK ? 0 : finished ? FLUSH_MS : FLUSH_HARD_MS);
-    if (err == ERR_OK) log_info("serve", "stopped");
     free(serve);
+    if (again) hold_signals(true);
+    if (again && signals_seen == 0) {
+        log_info("serve", "starting anew, because a card that failed is lost to the process");
+        serve_restart_run(&restart, argv);
+        return err_set(info, ERR_IO, "cannot start anew after an error of the card: %s", strerror(errno));
+    }
+    if (err == ERR_OK) log_info("serve", "stopped");
     return err;
 }

@@ -73,28 +73,20 @@ static void cuda_add(struct backend *backend, float *x, const float *y, size_t n
     cuda_check(cuda, cuda_add_run(x, y, n, cuda->stream), "add");
 }
 
-/* All that the backend itself has of the card; after a failure the calls do nothing. */
-static void device_close(struct cuda_state *cuda)
+/* After a failure the card's calls do nothing. */
+static void cuda_destroy(struct backend *backend)
 {
+    if (!backend) return;
+    struct cuda_state *cuda = cuda_state(backend);
     if (cuda->stream) cudaStreamSynchronize(cuda->stream);
     cuda_free_kv(cuda);
     cuda_free_memory(cuda);
     cuda_free_choose(cuda);
-    cuda_drop_marks(cuda);
-    cuda_drop_lanes(cuda);
+    cuda_free_marks(cuda);
+    cuda_free_transfer(cuda);
     cudaFree(cuda->tokens.memory);
-    cuda->tokens = (struct cuda_buffer){0};
     if (cuda->stream) cudaStreamDestroy(cuda->stream);
-    cuda->stream = NULL;
-}
-
-static void cuda_destroy(struct backend *backend)
-{
-    if (!backend) return;
-    device_close(cuda_state(backend));
-    cuda_free_marks(cuda_state(backend));
-    cuda_free_transfer(cuda_state(backend));
-    free(cuda_state(backend));
+    free(cuda);
     free(backend);
 }
 
@@ -122,28 +114,8 @@ static enum err device_open(struct cuda_state *cuda, int device, struct err_info
     cuda->device = device;
     cuda->n_processors = properties.multiProcessorCount;
     cuda->most_shared_bytes = (int)properties.sharedMemPerBlockOptin;
-    /* Once: after a restart other threads may be reading it. */
-    if (!cuda->name[0]) snprintf(cuda->name, sizeof cuda->name, "cuda:%d (%.120s)", device, properties.name);
+    snprintf(cuda->name, sizeof cuda->name, "cuda:%d (%.120s)", device, properties.name);
     return ERR_OK;
-}
-
-/* An error of a kernel is an error of the context, which every later call repeats: only the reset ends it. */
-static enum err cuda_restart(struct backend *backend, struct err_info *info)
-{
-    struct cuda_state *cuda = cuda_state(backend);
-    device_close(cuda);
-    cudaSetDevice(cuda->device);
-    cudaError_t error = cudaDeviceReset();
-    if (error != cudaSuccess)
-        return err_set(info, ERR_UNSUPPORTED, "cuda:%d cannot be reset: %s", cuda->device,
-                       cudaGetErrorString(error));
-    enum err err = device_open(cuda, cuda->device, info);
-    if (!err) err = cuda_fill_memory(backend, info);
-    if (err)
-        device_close(cuda);
-    else
-        cuda->failure[0] = 0;
-    return err;
 }
 
 /* A whole number from the environment, within bounds. */
@@ -183,7 +155,6 @@ enum err backend_cuda_create(int device, struct backend **out, struct err_info *
     }
     backend->name = cuda->name;
     backend->failure = cuda_failure;
-    backend->restart = cuda_restart;
     backend->rmsnorm = cuda_rmsnorm;
     backend->rope = cuda_rope;
     backend->swiglu = cuda_swiglu;

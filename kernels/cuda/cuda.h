@@ -109,7 +109,6 @@ void cuda_free_kv(struct cuda_state *cuda);
    the card, which is called `what`. */
 bool cuda_send(struct cuda_state *cuda, void *to, const void *from, size_t bytes, const char *what);
 bool cuda_fill_transfer(struct backend *backend);
-void cuda_drop_lanes(struct cuda_state *cuda);
 void cuda_free_transfer(struct cuda_state *cuda);
 
 /* choose.c. bytes: of the card's memory. */
@@ -117,10 +116,8 @@ void cuda_fill_choose(struct backend *backend);
 size_t cuda_choose_bytes(const struct cuda_state *cuda);
 void cuda_free_choose(struct cuda_state *cuda);
 
-/* marks.c: false without memory. After an error of the card its events are dropped; what was measured stays.
- */
+/* marks.c: false without memory. */
 bool cuda_fill_marks(struct backend *backend);
-void cuda_drop_marks(struct cuda_state *cuda);
 void cuda_free_marks(struct cuda_state *cuda);
 enum err cuda_fill_memory(struct backend *backend, struct err_info *info);
 void cuda_free_memory(struct cuda_state *cuda);

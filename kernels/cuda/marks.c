@@ -103,17 +103,6 @@ static void part_seconds(const struct backend *backend, double seconds[BACKEND_P
     memcpy(seconds, cuda_state(backend)->marks->seconds, BACKEND_PARTS * sizeof *seconds);
 }
 
-void cuda_drop_marks(struct cuda_state *cuda)
-{
-    for (int i = 0; cuda->marks && i < SETS; i++) {
-        struct mark_set *set = &cuda->marks->sets[i];
-        for (int e = 0; e < set->n_events; e++) cudaEventDestroy(set->events[e]);
-        free(set->events);
-        free(set->parts);
-        *set = (struct mark_set){0};
-    }
-}
-
 bool cuda_fill_marks(struct backend *backend)
 {
     backend->part_begin = part_begin;
@@ -123,6 +112,11 @@ bool cuda_fill_marks(struct backend *backend)
 
 void cuda_free_marks(struct cuda_state *cuda)
 {
-    cuda_drop_marks(cuda);
+    for (int i = 0; cuda->marks && i < SETS; i++) {
+        struct mark_set *set = &cuda->marks->sets[i];
+        for (int e = 0; e < set->n_events; e++) cudaEventDestroy(set->events[e]);
+        free(set->events);
+        free(set->parts);
+    }
     free(cuda->marks);
 }

@@ -108,18 +108,6 @@ static void host_free(struct backend *backend, void *memory)
     cudaFreeHost(memory);
 }
 
-void cuda_drop_lanes(struct cuda_state *cuda)
-{
-    for (int i = 0; cuda->lanes && i < LANES; i++) {
-        struct cuda_lane *lane = &cuda->lanes->lanes[i];
-        if (lane->memory) {
-            cudaEventDestroy(lane->read);
-            cudaFreeHost(lane->memory);
-        }
-        *lane = (struct cuda_lane){0};
-    }
-}
-
 bool cuda_fill_transfer(struct backend *backend)
 {
     backend->copy = cuda_copy;
@@ -132,6 +120,11 @@ bool cuda_fill_transfer(struct backend *backend)
 
 void cuda_free_transfer(struct cuda_state *cuda)
 {
-    cuda_drop_lanes(cuda);
+    for (int i = 0; cuda->lanes && i < LANES; i++) {
+        struct cuda_lane *lane = &cuda->lanes->lanes[i];
+        if (!lane->memory) continue;
+        cudaEventDestroy(lane->read);
+        cudaFreeHost(lane->memory);
+    }
     free(cuda->lanes);
 }

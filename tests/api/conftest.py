@@ -2,7 +2,8 @@
 folder with smollm2.gguf (default models/), OCTAVO_API_MODEL another model in it (qwen05).
 
 Under a sanitizer the model is a tiny random one, made by the build's `tiny`: the same code, minutes instead of hours.
-So it is on the emulated card (tests/cuda/emulator), which servers of that build then use.
+So it is on the emulated card (tests/cuda/emulator), which servers of that build then use. OCTAVO_API_DEVICE=cuda has them
+use a real one.
 Tests that look at what the text says carry the mark `real` and are left to the release build. Those with the mark
 `every_model` are for what differs between models (vocabulary, template, tokens for filling in, shapes): tests/run.sh runs
 them on Qwen2.5-Coder-0.5B too, where all of the suite would take too long."""
@@ -22,6 +23,7 @@ import requests
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("OCTAVO_BIN", ROOT / "build/release/octavo")).absolute()
 EMULATED = "emulated" in str(BINARY)
+CARD = EMULATED or os.environ.get("OCTAVO_API_DEVICE") == "cuda"
 SANITIZED = EMULATED or any(name in str(BINARY) for name in ("asan", "tsan"))  # slow, and with the tiny model
 SCRATCH = tempfile.TemporaryDirectory()
 MODELS = pathlib.Path(os.environ.get("OCTAVO_MODELS", ROOT / "models")).absolute()
@@ -62,7 +64,7 @@ class Server:
     def __init__(self, *options, model=MODEL, wait=True, environment=None):
         if "--kv-format" not in options:
             options = ("--kv-format", "f16,o2,o4", "--no-calibration", *options)
-        if EMULATED and "--device" not in options:
+        if CARD and "--device" not in options:
             options = ("--device", "cuda", *options)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

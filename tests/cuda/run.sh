@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 cmake --preset cuda -DCMAKE_CUDA_ARCHITECTURES="${1:-90a-real}"
-cmake --build build/cuda --target cuda_parity cuda_step cuda_bench cuda_bench_step logits octavo
+cmake --build build/cuda --target cuda_parity cuda_step cuda_bench cuda_bench_step cuda_fault logits octavo
 status=0
 build/cuda/cuda_parity || status=$?
 if [ "$status" = 77 ]; then
@@ -14,6 +14,16 @@ if [ "$status" = 77 ]; then
     exit 77
 fi
 build/cuda/cuda_step || status=$?
+if command -v compute-sanitizer >/dev/null; then
+    compute-sanitizer --error-exitcode 1 build/cuda/cuda_step || status=$?
+    compute-sanitizer --error-exitcode 1 build/cuda/cuda_parity || status=$?
+    compute-sanitizer --tool racecheck --error-exitcode 1 build/cuda/cuda_step || status=$?
+fi
+if [ -e models/smollm2.gguf ]; then # the server on the card, which is broken there too
+    python=python3
+    [ ! -x .venv/bin/python ] || python=.venv/bin/python
+    OCTAVO_BIN=build/cuda/octavo OCTAVO_API_DEVICE=cuda $python -m pytest -q -rs tests/api/test_device.py || status=$?
+fi
 build/cuda/cuda_bench
 build/cuda/cuda_bench_step
 build/cuda/octavo bench kernels --device cuda --shape llama-8b --types F16 --tokens 1,16,64,256,1024 --formats f16,o2 \

@@ -18,8 +18,8 @@
  * memory, whose ends ASan watches to the byte.)
  *
  *   OCTAVO_EMULATED_MEMORY       bytes of the card (default: 8 GiB)
- *   OCTAVO_EMULATED_FAIL         a file: while it is there, the next launch fails, and all calls after it
- * until cudaDeviceReset; it has the number of launches to fail, and goes with the last
+ *   OCTAVO_EMULATED_FAIL         a file: while it is there, the next launch fails, and all calls of the
+ * process after it; it has the number of launches to fail, and goes with the last
  */
 
 enum { GRANULE_BYTES = 2 << 20, PLAIN_SHARED_BYTES = 48 << 10, MOST_SHARED_BYTES = 227 << 10 };
@@ -280,21 +280,6 @@ cudaError_t cudaMemset(void *to, int value, size_t bytes)
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t)
 {
     return cudaMemset(to, value, bytes);
-}
-
-cudaError_t cudaDeviceReset(void)
-{
-    std::lock_guard<std::mutex> lock(card.mutex);
-    for (auto &entry : card.allocations) memory_give(entry.first, entry.second);
-    for (auto &mapping : card.mapped) mprotect((void *)mapping.first, mapping.second, PROT_NONE);
-    for (auto &range : card.reserved) munmap((void *)range.first, range.second);
-    card.allocations.clear();
-    card.mapped.clear();
-    card.reserved.clear();
-    card.most_shared.clear();
-    card.used_bytes = 0;
-    card.sticky = card.last = cudaSuccess;
-    return cudaSuccess;
 }
 
 /* ---- streams and events ---- */
