@@ -86,6 +86,14 @@ struct kv_seal_args {
     const int32_t *block_index; /* [n_blocks] of each in its sequence: frame and offset follow from it */
 };
 
+/* One of the products that a call of matmul_group makes; bias may be NULL. */
+enum { BACKEND_GROUP = 3 };
+struct backend_product {
+    const struct weight *weight;
+    const float *bias;
+    float *out;
+};
+
 /* What the time of a step goes to; embedding, norms, angles, writing to the cache and choosing are the rest.
  */
 enum backend_part { BACKEND_ATTENTION, BACKEND_PRODUCTS, BACKEND_REST, BACKEND_PARTS };
@@ -171,6 +179,10 @@ struct backend {
      * weight]. */
     void (*matmul)(struct backend *backend, const struct weight *weight, const struct acts *acts,
                    const float *bias, float *out);
+    /* Up to BACKEND_GROUP weights of as many columns, each as by matmul. On a card this is faster, and sums
+       may be in another order than matmul's, which the shapes of the group alone decide. */
+    void (*matmul_group)(struct backend *backend, const struct backend_product *products, int n_products,
+                         const struct acts *acts);
     /* Rotate pairs (i, i + head_dim/2) in place: x [n_rows][n_heads][head_dim]; cos, sin
      * [n_rows][head_dim/2]. */
     void (*rope)(struct backend *backend, float *x, int n_rows, int n_heads, int head_dim, const float *cos,

@@ -140,9 +140,9 @@ static void project_layer(const struct step *step, int index)
     backend->add_norm_prepare(backend, s->x, index > 0 ? s->h : NULL, layer->attn_norm, c->rms_eps,
                               step->batch->n_tokens, c->n_embd, s->h, model->acts);
     part_begin(step, BACKEND_PRODUCTS);
-    backend->matmul(backend, layer->q, model->acts, layer->q_bias, s->q);
-    backend->matmul(backend, layer->k, model->acts, layer->k_bias, s->k);
-    backend->matmul(backend, layer->v, model->acts, layer->v_bias, s->v);
+    const struct backend_product products[] = {
+        {layer->q, layer->q_bias, s->q}, {layer->k, layer->k_bias, s->k}, {layer->v, layer->v_bias, s->v}};
+    backend->matmul_group(backend, products, 3, model->acts);
     part_begin(step, BACKEND_REST);
     backend->rotate_store(backend, &store, s->q, s->k, s->cos, s->sin);
 }
@@ -178,8 +178,8 @@ static void mix_layer(const struct step *step, const struct model_layer *layer, 
     backend->add_norm_prepare(backend, s->x, s->h, layer->ffn_norm, c->rms_eps, n, c->n_embd, s->h,
                               model->acts);
     part_begin(step, BACKEND_PRODUCTS);
-    backend->matmul(backend, layer->gate, model->acts, NULL, s->gate);
-    backend->matmul(backend, layer->up, model->acts, NULL, s->up);
+    const struct backend_product products[] = {{layer->gate, NULL, s->gate}, {layer->up, NULL, s->up}};
+    backend->matmul_group(backend, products, 2, model->acts);
     part_begin(step, BACKEND_REST);
     backend->swiglu_prepare(backend, s->gate, s->up, n, c->n_ff, model->acts);
     part_begin(step, BACKEND_PRODUCTS);

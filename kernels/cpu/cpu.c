@@ -134,6 +134,7 @@ static void cpu_fill_rows(struct backend *backend)
     backend->swiglu = row_swiglu;
     backend->add = row_add;
     backend->angles = row_angles;
+    backend->matmul_group = fused_matmul_group;
     backend->add_norm_prepare = fused_add_norm_prepare;
     backend->swiglu_prepare = fused_swiglu_prepare;
     backend->rotate_store = fused_rotate_store;

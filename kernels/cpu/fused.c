@@ -1,5 +1,12 @@
 #include "kernels/cpu/fused.h"
 
+void fused_matmul_group(struct backend *backend, const struct backend_product *products, int n_products,
+                        const struct acts *acts)
+{
+    for (int i = 0; i < n_products; i++)
+        backend->matmul(backend, products[i].weight, acts, products[i].bias, products[i].out);
+}
+
 void fused_add_norm_prepare(struct backend *backend, float *x, const float *y, const float *gain, float eps,
                             int n_rows, int n, float *h, struct acts *acts)
 {

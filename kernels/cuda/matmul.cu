@@ -98,12 +98,15 @@ static cudaError_t matmul_launch(const struct cuda_matmul *matmul, cudaStream_t 
     auto kernel = matmul_kernel<BM, BN, WM, WN, STAGES>;
     constexpr int BYTES = STAGES * (BM + BN) * 64;
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
-    if (error != cudaSuccess) return error;
-    dim3 grid((matmul->n_rows + BM - 1) / BM, (matmul->n_tokens + BN - 1) / BN);
-    CUDA_LAUNCH(kernel, grid, WM * WN * 32, BYTES, stream, (const __half *)matmul->weight, matmul->n_rows,
-                matmul->n_cols, (const __half *)matmul->x, matmul->scale, matmul->n_tokens, matmul->bias,
-                matmul->out);
-    return cudaGetLastError();
+    for (int i = 0; i < matmul->n_parts && error == cudaSuccess; i++) {
+        const struct cuda_matmul_part *part = &matmul->parts[i];
+        dim3 grid((part->n_rows + BM - 1) / BM, (matmul->n_tokens + BN - 1) / BN);
+        CUDA_LAUNCH(kernel, grid, WM * WN * 32, BYTES, stream, (const __half *)part->weight, part->n_rows,
+                    matmul->n_cols, (const __half *)matmul->x, matmul->scale, matmul->n_tokens, part->bias,
+                    part->out);
+        error = cudaGetLastError();
+    }
+    return error;
 }
 
 cudaError_t cuda_matmul_run(const struct cuda_matmul *matmul, cudaStream_t stream)

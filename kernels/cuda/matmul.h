@@ -7,15 +7,22 @@
 extern "C" {
 #endif
 
-/* out[t][r] = scale[t] * sum_c weight[r][c] x[t][c] + bias[r]. A token's result is the same bits for every
-   n_tokens; it may be others on another kind of card. */
+/* out[t][r] = scale[t] * sum_c weight[r][c] x[t][c] + bias[r], of one to three weights. A token's result is
+   the same bits for every n_tokens; it may be others on another kind of card, or in another group of weights.
+ */
+enum { CUDA_MATMUL_PARTS = 3 };
+struct cuda_matmul_part {
+    const uint16_t *weight; /* [n_rows][n_cols] fp16 */
+    const float *bias;      /* [n_rows]; NULL: 0 */
+    float *out;             /* [n_tokens][n_rows] */
+    int n_rows;
+};
 struct cuda_matmul {
-    const uint16_t *weight;       /* [n_rows][n_cols] fp16 */
-    const uint16_t *x;            /* [n_tokens][n_cols] fp16 */
-    const float *scale;           /* [n_tokens] */
-    const float *bias;            /* [n_rows]; NULL: 0 */
-    float *out;                   /* [n_tokens][n_rows] */
-    int n_rows, n_cols, n_tokens; /* n_cols: a multiple of 32 */
+    struct cuda_matmul_part parts[CUDA_MATMUL_PARTS];
+    int n_parts;
+    const uint16_t *x;    /* [n_tokens][n_cols] fp16 */
+    const float *scale;   /* [n_tokens] */
+    int n_cols, n_tokens; /* n_cols: a multiple of 32 */
 };
 
 /* matmul.cu: on any card. */

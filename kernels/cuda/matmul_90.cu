@@ -22,7 +22,9 @@ cudaError_t cuda_matmul_90_run(void *driver, const struct cuda_matmul *matmul, i
  * Products on Hopper cards, by wgmma: rows of the weight are M, tokens N. One warp has the card copy tiles of
  * 64 columns into a ring of shared memory; groups of four warps multiply them, each for 64 rows.
  *
- * A sum's order depends on the weight's shape alone: its columns are cut in segments, a segment's sum runs
+ * Weights that meet the same tokens are one launch's: a tile of rows is of one of them.
+ *
+ * A sum's order depends on the weights' shapes alone: their columns are cut in segments, a segment's sum runs
  * over its columns in steps of 16 from the first to the last, and the segments' sums are added from the first
  * to the last. So tiles of all sizes give the same bits, and in one of two ways: one thread block goes
  * through all segments (LOOP), or each segment has its own and they are a cluster, whose sums meet at the end
@@ -33,10 +35,15 @@ enum matmul_mode { LOOP, SPLIT };
 enum { COLUMNS = 64, TILE_ROWS = 64, LINE_BYTES = COLUMNS * 2, MOST_SEGMENTS = 8 };
 
 struct matmul_args {
-    CUtensorMap weight, x; /* boxes of a thread block's rows, tokens times COLUMNS */
-    const float *scale, *bias;
-    float *out;
-    int n_rows, n_tokens, n_blocks; /* blocks of COLUMNS */
+    CUtensorMap weight[CUDA_MATMUL_PARTS], x; /* boxes of a thread block's rows, tokens times COLUMNS */
+    struct {
+        const float *bias;
+        float *out;
+        int n_rows;
+    } parts[CUDA_MATMUL_PARTS];
+    const float *scale;
+    int first_tile[CUDA_MATMUL_PARTS]; /* of rows; of parts that are not there, the end */
+    int n_tokens, n_blocks;            /* blocks of COLUMNS */
     int n_segments, n_row_tiles, n_token_tiles;
 };
 
@@ -57,7 +64,7 @@ template <int GROUPS, int BN, int ROOM_KB, int MODE> struct matmul_shape {
 
 /* What a thread block works on in its round-th turn. */
 struct matmul_place {
-    int row, token, first_block, end_block;
+    int part, row, token, first_block, end_block; /* row: of the part */
 };
 
 template <typename SHAPE, int BN, int MODE>
@@ -67,7 +74,11 @@ __device__ static bool place_at(const matmul_args &args, int round, matmul_place
         segment = MODE == SPLIT ? blockIdx.x % n_segments : 0;
     int tile = blockIdx.x / n_segments + round * (gridDim.x / n_segments);
     if (tile >= args.n_row_tiles * args.n_token_tiles) return false;
-    place->row = tile / args.n_token_tiles * SHAPE::BM;
+    int row_tile = tile / args.n_token_tiles, part = 0;
+#pragma unroll
+    for (int p = 1; p < CUDA_MATMUL_PARTS; p++) part += row_tile >= args.first_tile[p];
+    place->part = part;
+    place->row = (row_tile - args.first_tile[part]) * SHAPE::BM;
     place->token = tile % args.n_token_tiles * BN;
     place->first_block = args.n_blocks * segment / n_segments;
     place->end_block = args.n_blocks * (segment + 1) / n_segments;
@@ -80,7 +91,7 @@ __device__ static void produce(const matmul_args &args, uint32_t ring, uint32_t 
 {
     auto weight_copy = [&](const matmul_place &place, int block, int stage) {
         ptx_barrier_expect(full + stage * 8, SHAPE::STAGE_BYTES);
-        ptx_tile_copy(ring + stage * SHAPE::STAGE_BYTES, &args.weight, block * COLUMNS, place.row,
+        ptx_tile_copy(ring + stage * SHAPE::STAGE_BYTES, &args.weight[place.part], block * COLUMNS, place.row,
                       full + stage * 8);
     };
     auto x_copy = [&](const matmul_place &place, int block, int stage) {
@@ -164,11 +175,13 @@ __device__ static inline int token_of(const matmul_place &place, int i)
     return place.token + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
 }
 
-__device__ static inline void sum_store(const matmul_args &args, int row, int token, float sum)
+__device__ static inline void sum_store(const matmul_args &args, int part, int row, int token, float sum)
 {
-    if (row < args.n_rows && token < args.n_tokens)
-        args.out[(size_t)token * args.n_rows + row] =
-            fmaf(sum, args.scale[token], args.bias ? args.bias[row] : 0.0f);
+    const float *bias = args.parts[part].bias;
+    int n_rows = args.parts[part].n_rows;
+    if (row < n_rows && token < args.n_tokens)
+        args.parts[part].out[(size_t)token * n_rows + row] =
+            fmaf(sum, args.scale[token], bias ? bias[row] : 0.0f);
 }
 
 /* Each thread block of the cluster gets from all of them, itself too, the sums that it adds and stores. */
@@ -192,7 +205,7 @@ __device__ static void sums_add(const matmul_args &args, const matmul_place &pla
     for (int i = 0; i < each && first + i < SHAPE::N_SUMS; i++) {
         float sum = room[i * SHAPE::N_CONSUMERS + threadIdx.x];
         for (int s = 1; s < n; s++) sum += room[(s * each + i) * SHAPE::N_CONSUMERS + threadIdx.x];
-        sum_store(args, row_of(place, first + i), token_of(place, first + i), sum);
+        sum_store(args, place.part, row_of(place, first + i), token_of(place, first + i), sum);
     }
 }
 
@@ -201,11 +214,11 @@ __device__ static void sums_add(const matmul_args &args, const matmul_place &pla
 template <typename SHAPE, int BN>
 __device__ static void tile_store(const matmul_args &args, const matmul_place &place, const float *sums)
 {
-    int row = row_of(place, 0), token = token_of(place, 0);
-    bool has_low = row < args.n_rows, has_high = row + 8 < args.n_rows;
-    float low = args.bias && has_low ? args.bias[row] : 0,
-          high = args.bias && has_high ? args.bias[row + 8] : 0;
-    float *out = args.out + (size_t)token * args.n_rows + row;
+    const float *bias = args.parts[place.part].bias;
+    int row = row_of(place, 0), token = token_of(place, 0), n_rows = args.parts[place.part].n_rows;
+    bool has_low = row < n_rows, has_high = row + 8 < n_rows;
+    float low = bias && has_low ? bias[row] : 0, high = bias && has_high ? bias[row + 8] : 0;
+    float *out = args.parts[place.part].out + (size_t)token * n_rows + row;
 #pragma unroll
     for (int j = 0; j < BN / 8; j++)
 #pragma unroll
@@ -213,8 +226,8 @@ __device__ static void tile_store(const matmul_args &args, const matmul_place &p
             int t = j * 8 + e;
             if (token + t >= args.n_tokens) continue;
             float scale = args.scale[token + t];
-            if (has_low) out[(size_t)t * args.n_rows] = fmaf(sums[j * 4 + e], scale, low);
-            if (has_high) out[(size_t)t * args.n_rows + 8] = fmaf(sums[j * 4 + 2 + e], scale, high);
+            if (has_low) out[(size_t)t * n_rows] = fmaf(sums[j * 4 + e], scale, low);
+            if (has_high) out[(size_t)t * n_rows + 8] = fmaf(sums[j * 4 + 2 + e], scale, high);
         }
 }
 
@@ -298,6 +311,31 @@ static bool map_encode(void *driver, CUtensorMap *map, const uint16_t *matrix, i
                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+/* Tiles of so many rows in all parts. */
+static int row_tiles(const struct cuda_matmul *matmul, int rows)
+{
+    int n = 0;
+    for (int i = 0; i < matmul->n_parts; i++) n += (matmul->parts[i].n_rows + rows - 1) / rows;
+    return n;
+}
+
+/* The parts' places and maps. */
+static bool parts_fill(void *driver, const struct cuda_matmul *matmul, int tile_rows, matmul_args *args)
+{
+    for (int i = 0; i < CUDA_MATMUL_PARTS; i++) {
+        const struct cuda_matmul_part *part = &matmul->parts[i];
+        args->first_tile[i] = args->n_row_tiles;
+        if (i >= matmul->n_parts) continue;
+        args->n_row_tiles += (part->n_rows + tile_rows - 1) / tile_rows;
+        args->parts[i].bias = part->bias;
+        args->parts[i].out = part->out;
+        args->parts[i].n_rows = part->n_rows;
+        if (!map_encode(driver, &args->weight[i], part->weight, part->n_rows, matmul->n_cols, tile_rows))
+            return false;
+    }
+    return true;
+}
+
 struct matmul_job {
     void *driver;
     const struct cuda_matmul *matmul;
@@ -313,12 +351,11 @@ static cudaError_t matmul_launch(const matmul_job &job)
     typedef matmul_shape<GROUPS, BN, ROOM_KB, MODE> SHAPE;
     auto kernel = matmul_90_kernel<GROUPS, BN, ROOM_KB, MODE>;
     const struct cuda_matmul *matmul = job.matmul;
-    matmul_args args = {.scale = matmul->scale, .bias = matmul->bias, .out = matmul->out};
-    args.n_rows = matmul->n_rows, args.n_tokens = matmul->n_tokens, args.n_segments = job.n_segments;
+    matmul_args args = {};
+    args.scale = matmul->scale, args.n_tokens = matmul->n_tokens, args.n_segments = job.n_segments;
     args.n_blocks = (matmul->n_cols + COLUMNS - 1) / COLUMNS;
-    args.n_row_tiles = (matmul->n_rows + SHAPE::BM - 1) / SHAPE::BM;
     args.n_token_tiles = (matmul->n_tokens + BN - 1) / BN;
-    if (!map_encode(job.driver, &args.weight, matmul->weight, matmul->n_rows, matmul->n_cols, SHAPE::BM) ||
+    if (!parts_fill(job.driver, matmul, SHAPE::BM, &args) ||
         !map_encode(job.driver, &args.x, matmul->x, matmul->n_tokens, matmul->n_cols, BN))
         return cudaErrorInvalidValue;
     cudaError_t error =
@@ -343,10 +380,10 @@ static cudaError_t matmul_launch(const matmul_job &job)
 }
 
 /* Until there are thread blocks for a card of about 130 multiprocessors; of at least 8 blocks of columns.
-   Nothing but the weight's shape may be looked at here: it decides on the bits. */
-static int segments_of(int n_rows, int n_cols)
+   Nothing but the weights' shapes may be looked at here: it decides on the bits. */
+static int segments_of(const struct cuda_matmul *matmul)
 {
-    int n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS, n_blocks = (n_cols + COLUMNS - 1) / COLUMNS, n = 1;
+    int n_tiles = row_tiles(matmul, TILE_ROWS), n_blocks = (matmul->n_cols + COLUMNS - 1) / COLUMNS, n = 1;
     while (n < MOST_SEGMENTS && n_tiles * n < 128 && n_blocks >= n * 2 * 8) n *= 2;
     return n;
 }
@@ -369,10 +406,28 @@ void *cuda_matmul_90_open(void)
     return driver;
 }
 
+/* Weights that each have thread blocks for the whole card, so no segments alone or together: then one launch
+   beside another is the better way for few tokens, as they overlap, and, as measured, for very many. */
+static bool is_better_apart(const struct cuda_matmul *matmul)
+{
+    bool apart = matmul->n_parts > 1 && (matmul->n_tokens <= 32 || matmul->n_tokens > 512);
+    for (int i = 0; i < matmul->n_parts; i++) apart &= matmul->parts[i].n_rows > 127 * TILE_ROWS;
+    return apart;
+}
+
 cudaError_t cuda_matmul_90_run(void *driver, const struct cuda_matmul *matmul, int n_processors,
                                cudaStream_t stream)
 {
-    int n_segments = segments_of(matmul->n_rows, matmul->n_cols), n = matmul->n_tokens;
+    if (is_better_apart(matmul)) {
+        cudaError_t error = cudaSuccess;
+        for (int i = 0; i < matmul->n_parts && error == cudaSuccess; i++) {
+            struct cuda_matmul part = *matmul;
+            part.parts[0] = matmul->parts[i], part.n_parts = 1;
+            error = cuda_matmul_90_run(driver, &part, n_processors, stream);
+        }
+        return error;
+    }
+    int n_segments = segments_of(matmul), n = matmul->n_tokens;
     matmul_job job = {driver, matmul, n_segments, n_processors, stream};
     bool is_split = n_segments > 1;
     /* Which tile is fastest was measured on an H200 (docs/cuda.md). */
@@ -380,10 +435,10 @@ cudaError_t cuda_matmul_90_run(void *driver, const struct cuda_matmul *matmul, i
     if (n <= 16) return is_split ? matmul_launch<1, 16, 2, SPLIT>(job) : matmul_launch<1, 16, 2, LOOP>(job);
     if (n <= 32) return is_split ? matmul_launch<1, 32, 2, SPLIT>(job) : matmul_launch<1, 32, 2, LOOP>(job);
     if (n <= 64) return is_split ? matmul_launch<2, 64, 1, SPLIT>(job) : matmul_launch<1, 64, 2, LOOP>(job);
-    int n_large = (matmul->n_rows + 127) / 128 * ((n + 127) / 128);
+    int n_large = row_tiles(matmul, 128) * ((n + 127) / 128);
     if (n_segments >= 4 && n_large * n_segments <= n_processors / 2)
         return matmul_launch<2, 128, 1, SPLIT>(job);
-    int n_small = (matmul->n_rows + 63) / 64 * ((n + 63) / 64);
+    int n_small = row_tiles(matmul, TILE_ROWS) * ((n + 63) / 64);
     return n_small <= 2 * n_processors ? matmul_launch<1, 64, 2, LOOP>(job)
                                        : matmul_launch<2, 128, 1, LOOP>(job);
 }

@@ -195,25 +195,35 @@ static void swiglu_prepare(struct backend *backend, float *gate, const float *up
     cuda_check(cuda, cuda_row_run(&work, cuda->stream), "swiglu");
 }
 
+static void matmul_group(struct backend *backend, const struct backend_product *products, int n_products,
+                         const struct acts *acts)
+{
+    struct cuda_state *cuda = cuda_state(backend);
+    struct cuda_matmul matmul = {.n_parts = n_products,
+                                 .x = acts->half,
+                                 .scale = acts->scale,
+                                 .n_cols = acts->n_cols,
+                                 .n_tokens = acts->n_rows};
+    assert(n_products > 0 && n_products <= CUDA_MATMUL_PARTS);
+    if (cuda->failure[0] || acts->n_rows == 0) return;
+    for (int i = 0; i < n_products; i++) {
+        const struct weight *weight = products[i].weight;
+        assert(acts->n_cols == weight->n_cols);
+        matmul.parts[i] =
+            (struct cuda_matmul_part){weight->data, products[i].bias, products[i].out, weight->n_rows};
+    }
+    cuda_check(cuda,
+               cuda->matmul_90
+                   ? cuda_matmul_90_run(cuda->matmul_90, &matmul, cuda->n_processors, cuda->stream)
+                   : cuda_matmul_run(&matmul, cuda->stream),
+               "matmul");
+}
+
 static void matmul(struct backend *backend, const struct weight *weight, const struct acts *acts,
                    const float *bias, float *out)
 {
-    struct cuda_state *cuda = cuda_state(backend);
-    assert(acts->n_cols == weight->n_cols);
-    if (cuda->failure[0] || acts->n_rows == 0) return;
-    struct cuda_matmul product = {.weight = weight->data,
-                                  .x = acts->half,
-                                  .scale = acts->scale,
-                                  .bias = bias,
-                                  .out = out,
-                                  .n_rows = weight->n_rows,
-                                  .n_cols = weight->n_cols,
-                                  .n_tokens = acts->n_rows};
-    cuda_check(cuda,
-               cuda->matmul_90
-                   ? cuda_matmul_90_run(cuda->matmul_90, &product, cuda->n_processors, cuda->stream)
-                   : cuda_matmul_run(&product, cuda->stream),
-               "matmul");
+    const struct backend_product product = {weight, bias, out};
+    matmul_group(backend, &product, 1, acts);
 }
 
 static void gather(struct backend *backend, const struct weight *weight, const int32_t *tokens, int n_tokens,
@@ -241,5 +251,6 @@ void cuda_fill_weights(struct backend *backend)
     backend->add_norm_prepare = add_norm_prepare;
     backend->swiglu_prepare = swiglu_prepare;
     backend->matmul = matmul;
+    backend->matmul_group = matmul_group;
     backend->gather = gather;
 }

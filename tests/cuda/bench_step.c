@@ -1,6 +1,7 @@
 /*
- * cuda_bench_step [ROWS ...]: what a step of llama-8b's sizes does beside products and attention, each
- * operation alone, microseconds a call and bytes a second of what it must read and write; rows 64, 256, 750.
+ * cuda_bench_step [ROWS ...]: what a step of llama-8b's sizes does beside attention, each operation alone,
+ * and the products that meet the same rows one by one and at once; microseconds a call and bytes a second of
+ * what it must read and write. Rows 64, 256, 750.
  */
 #include "model/sampler.h"
 #include "tests/cuda/card.h"
@@ -24,7 +25,12 @@ struct bench {
     struct backend_answer *answers;
     struct sampler_params params;
     double inv_freq[DIM / 2];
+    int set; /* of weights, which take turns: all of one would stay in the card's cache */
 };
+
+/* Weights of a layer that meet the same rows: queries, keys and values; gate and up. */
+enum { SETS = 4 };
+static struct weight *projections[SETS][3], *gates[SETS][2];
 
 static float *floats(int rows, int n)
 {
@@ -38,6 +44,68 @@ static float *floats(int rows, int n)
     return card;
 }
 
+static struct weight *weight_of(int n_rows, const uint16_t *data)
+{
+    struct weight_source source = {.name = "bench",
+                                   .dtype = DTYPE_F16,
+                                   .n_rows = n_rows,
+                                   .n_cols = EMBD,
+                                   .data = data,
+                                   .multiply = true};
+    struct weight *weight;
+    struct err_info info;
+    if (cuda->weight_create(cuda, &source, &weight, &info) == ERR_OK) return weight;
+    printf("%s\n", info.message);
+    exit(1);
+}
+
+static void weights_create(void)
+{
+    uint16_t *data = card_need(malloc((size_t)FF * EMBD * sizeof *data));
+    uint64_t seed = 2;
+    for (size_t i = 0; i < (size_t)FF * EMBD; i++)
+        data[i] = i < 1 << 20 ? dtype_f32_to_f16(0.02f * kv_fixture_gauss(&seed)) : data[i & 0xfffff];
+    for (int set = 0; set < SETS; set++) {
+        for (int i = 0; i < 3; i++) projections[set][i] = weight_of((i ? KV_HEADS : HEADS) * DIM, data);
+        for (int i = 0; i < 2; i++) gates[set][i] = weight_of(FF, data);
+    }
+    free(data);
+}
+
+static void project(struct bench *b, bool at_once)
+{
+    struct weight **w = projections[b->set++ % SETS];
+    const struct backend_product products[] = {{w[0], NULL, b->q}, {w[1], NULL, b->k}, {w[2], NULL, b->v}};
+    if (at_once)
+        cuda->matmul_group(cuda, products, 3, b->acts);
+    else
+        for (int i = 0; i < 3; i++) cuda->matmul(cuda, w[i], b->acts, NULL, products[i].out);
+}
+static void feed(struct bench *b, bool at_once)
+{
+    struct weight **w = gates[b->set++ % SETS];
+    const struct backend_product products[] = {{w[0], NULL, b->gate}, {w[1], NULL, b->up}};
+    if (at_once)
+        cuda->matmul_group(cuda, products, 2, b->acts);
+    else
+        for (int i = 0; i < 2; i++) cuda->matmul(cuda, w[i], b->acts, NULL, products[i].out);
+}
+static void project_each(struct bench *b)
+{
+    project(b, false);
+}
+static void project_group(struct bench *b)
+{
+    project(b, true);
+}
+static void feed_each(struct bench *b)
+{
+    feed(b, false);
+}
+static void feed_group(struct bench *b)
+{
+    feed(b, true);
+}
 static void norm(struct bench *b)
 {
     cuda->add_norm_prepare(cuda, b->x, b->y, b->gain, 1e-5f, b->n, EMBD, b->h, b->acts);
@@ -80,7 +148,9 @@ static void wish(struct bench *b, float temperature, float top_p, int top_k)
     for (int i = 0; i < b->n; i++) sampler_wish(&b->params, VOCAB, false, i, &b->wishes[i]);
 }
 
-static void measure(struct bench *b, const char *name, void (*run)(struct bench *b), double bytes)
+/* bytes: of a row; fixed_bytes: of all */
+static void measure(struct bench *b, const char *name, void (*run)(struct bench *b), double bytes,
+                    double fixed_bytes)
 {
     float x;
     for (int i = 0; i < 3; i++) run(b);
@@ -89,7 +159,8 @@ static void measure(struct bench *b, const char *name, void (*run)(struct bench 
     for (int i = 0; i < ROUNDS; i++) run(b);
     cuda->download(cuda, &x, b->x, sizeof x);
     double us = (card_now_s() - start) / ROUNDS * 1e6;
-    printf("%4d rows  %-28s %8.1f us  %6.0f GB/s\n", b->n, name, us, bytes * b->n / us * 1e-3);
+    printf("%4d rows  %-28s %8.1f us  %6.0f GB/s\n", b->n, name, us,
+           (bytes * b->n + fixed_bytes) / us * 1e-3);
     fflush(stdout);
 }
 
@@ -121,22 +192,28 @@ static void bench_run(int n)
 {
     struct bench b = bench_create(n);
     cuda->step_begin(cuda, n, b.spans);
-    measure(&b, "ten changes of part", parts, 0);
-    measure(&b, "angles", angles, DIM * 4);
-    measure(&b, "add, norm, prepare", norm, EMBD * 14);
-    measure(&b, "prepare", prepare, EMBD * 6);
-    measure(&b, "rope and store", rotate, (HEADS + KV_HEADS) * DIM * 8 + KV_HEADS * DIM * 8);
-    measure(&b, "swiglu, prepare", swiglu, FF * 10);
+    measure(&b, "ten changes of part", parts, 0, 0);
+    const double qkv = (HEADS + 2 * KV_HEADS) * DIM, ff = 2 * FF;
+    norm(&b);
+    measure(&b, "q, k, v one by one", project_each, EMBD * 2 + qkv * 4, qkv * EMBD * 2);
+    measure(&b, "q, k, v at once", project_group, EMBD * 2 + qkv * 4, qkv * EMBD * 2);
+    measure(&b, "gate, up one by one", feed_each, EMBD * 2 + ff * 4, ff * EMBD * 2);
+    measure(&b, "gate, up at once", feed_group, EMBD * 2 + ff * 4, ff * EMBD * 2);
+    measure(&b, "angles", angles, DIM * 4, 0);
+    measure(&b, "add, norm, prepare", norm, EMBD * 14, 0);
+    measure(&b, "prepare", prepare, EMBD * 6, 0);
+    measure(&b, "rope and store", rotate, (HEADS + KV_HEADS) * DIM * 8 + KV_HEADS * DIM * 8, 0);
+    measure(&b, "swiglu, prepare", swiglu, FF * 10, 0);
     wish(&b, 0, 1, 0);
-    measure(&b, "choice: best", choose, VOCAB * 4);
+    measure(&b, "choice: best", choose, VOCAB * 4, 0);
     wish(&b, 1, 1, 0);
-    measure(&b, "choice: draw", choose, VOCAB * 4);
+    measure(&b, "choice: draw", choose, VOCAB * 4, 0);
     wish(&b, 0.8f, 0.9f, 0);
-    measure(&b, "choice: top_p", choose, VOCAB * 4);
+    measure(&b, "choice: top_p", choose, VOCAB * 4, 0);
     wish(&b, 0.8f, 1, 40);
-    measure(&b, "choice: top_k", choose, VOCAB * 4);
+    measure(&b, "choice: top_k", choose, VOCAB * 4, 0);
     for (int i = 0; i < n; i++) b.wishes[i].kind = BACKEND_ROW;
-    measure(&b, "choice: rows to the host", choose, VOCAB * 4);
+    measure(&b, "choice: rows to the host", choose, VOCAB * 4, 0);
     /* The card's memory goes with the process. */
     free(b.spans), free(b.blocks), free(b.wishes), free(b.answers);
 }
@@ -145,6 +222,7 @@ int main(int argc, char **argv)
 {
     card_open();
     printf("%s\n", cuda->name);
+    weights_create();
     for (int i = 1; i < argc; i++) bench_run(atoi(argv[i]));
     if (argc < 2) bench_run(64), bench_run(256), bench_run(750);
     const char *failure = cuda->failure(cuda);

@@ -4,6 +4,8 @@
  *
  *   choices            a token drawn from what the card tells of a row is the one drawn from the row itself,
  *                      whatever the sampling; so it is in any batch, since a row alone decides
+ *   groups             products at once are within fp16 noise of the CPU's, and a row's bits do not depend on
+ *                      the batch
  *   fused operations   the same bits as their parts, and a row's bits do not depend on the batch
  *   angles             the CPU's, but for the last bit of a cosine
  *   uploads            arrive as they were, though the host's memory is used again at once
@@ -200,6 +202,126 @@ static void check_swiglu(int n_rows, int n)
     bench_free(&bench);
 }
 
+/* ---- groups of products ---- */
+
+enum { GROUP_TOKENS = 300 };
+
+struct group {
+    struct backend *backend;
+    struct acts *acts;
+    float *x;
+    struct backend_product products[BACKEND_GROUP];
+};
+
+static float *put(struct backend *backend, const float *from, size_t n)
+{
+    float *memory = card_need(backend->alloc(backend, n * sizeof *memory));
+    backend->upload(backend, memory, from, n * sizeof *memory);
+    return memory;
+}
+
+/* Parts of n_rows[i], 0: there are no more; the first has a bias. */
+static struct group group_create(struct backend *backend, const int n_rows[BACKEND_GROUP], int n_cols)
+{
+    struct group group = {.backend = backend};
+    struct err_info info;
+    float *x = card_gauss((size_t)GROUP_TOKENS * (size_t)n_cols, 21);
+    group.acts = card_need(backend->acts_create(backend, GROUP_TOKENS, n_cols, 16));
+    group.x = put(backend, x, (size_t)GROUP_TOKENS * (size_t)n_cols);
+    free(x);
+    for (int i = 0; i < BACKEND_GROUP && n_rows[i]; i++) {
+        float *data = card_gauss((size_t)n_rows[i] * (size_t)n_cols, 22 + (uint64_t)i);
+        struct weight_source source = {.name = "test",
+                                       .dtype = DTYPE_F32,
+                                       .n_rows = n_rows[i],
+                                       .n_cols = n_cols,
+                                       .data = data,
+                                       .multiply = true};
+        struct weight *weight;
+        if (backend->weight_create(backend, &source, &weight, &info)) {
+            printf("%s\n", info.message);
+            exit(1);
+        }
+        size_t n_out = (size_t)GROUP_TOKENS * (size_t)n_rows[i];
+        float *out = card_need(backend->alloc(backend, n_out * sizeof *out));
+        group.products[i] =
+            (struct backend_product){weight, i ? NULL : put(backend, data, (size_t)n_rows[i]), out};
+        free(data);
+    }
+    return group;
+}
+
+static void group_free(struct group *group)
+{
+    struct backend *backend = group->backend;
+    for (int i = 0; i < BACKEND_GROUP && group->products[i].weight; i++) {
+        backend->weight_free(backend, (struct weight *)group->products[i].weight);
+        backend->free(backend, group->products[i].out);
+    }
+    backend->free(backend, (float *)group->products[0].bias);
+    backend->free(backend, group->x);
+    backend->acts_free(backend, group->acts);
+}
+
+/* All products over the first n tokens; the card's, brought over, into got. */
+static void group_run(struct group *group, const int n_rows[BACKEND_GROUP], int n_cols, int n,
+                      float *got[BACKEND_GROUP])
+{
+    struct backend *backend = group->backend;
+    int n_products = 0;
+    while (n_products < BACKEND_GROUP && n_rows[n_products]) n_products++;
+    backend->prepare(backend, group->x, n, n_cols, group->acts);
+    backend->matmul_group(backend, group->products, n_products, group->acts);
+    for (int i = 0; i < n_products && got; i++)
+        got[i] = card_get(group->products[i].out, (size_t)n * (size_t)n_rows[i] * sizeof *got[i]);
+}
+
+static double error_of(const float *x, const float *reference, size_t n)
+{
+    double most = 0, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)x[i] - (double)reference[i]);
+        most = e > most || isnan(e) ? e : most;
+        sum += (double)reference[i] * (double)reference[i];
+    }
+    return most / sqrt(sum / (double)n);
+}
+
+static void check_group(const int n_rows[BACKEND_GROUP], int n_cols)
+{
+    static const int counts[] = {GROUP_TOKENS, 129, 128, 65, 64, 33, 32, 17, 16, 8, 7, 1};
+    struct group host = group_create(cpu, n_rows, n_cols), card = group_create(cuda, n_rows, n_cols);
+    float *first[BACKEND_GROUP] = {NULL};
+    group_run(&host, n_rows, n_cols, GROUP_TOKENS, NULL);
+    group_run(&card, n_rows, n_cols, GROUP_TOKENS, first);
+    for (int i = 0; i < BACKEND_GROUP && n_rows[i]; i++) {
+        double error = error_of(first[i], host.products[i].out, (size_t)GROUP_TOKENS * (size_t)n_rows[i]);
+        card_check(error < 4e-3, "group", "against the CPU", error);
+    }
+    for (size_t c = 1; c < sizeof counts / sizeof *counts; c++) {
+        float *got[BACKEND_GROUP] = {NULL};
+        group_run(&card, n_rows, n_cols, counts[c], got);
+        for (int i = 0; i < BACKEND_GROUP && n_rows[i]; i++) {
+            same(first[i], got[i], (size_t)counts[c] * (size_t)n_rows[i], "group", "depends on the batch",
+                 counts[c]);
+            free(got[i]);
+        }
+    }
+    for (int i = 0; i < BACKEND_GROUP; i++) free(first[i]);
+    group_free(&host), group_free(&card);
+}
+
+static void check_groups(void)
+{
+    check_group((const int[]){576, 192, 192}, 576);
+    check_group((const int[]){200, 72, 0}, 96);
+    check_group((const int[]){100, 0, 0}, 64);
+    if (CARD_IS_EMULATED) return;
+    check_group((const int[]){1536, 256, 256}, 1536);
+    check_group((const int[]){4096, 1024, 1024}, 4096);
+    check_group((const int[]){8960, 8960, 0}, 1536);
+}
+
 /* ---- rotation ---- */
 
 enum { TOKENS = 150, PAST = 37 };
@@ -305,6 +427,7 @@ int main(void)
     card_open_cpu(2);
     printf("%s\n", cuda->name);
     check_uploads();
+    check_groups();
     check_norm(3, 576), check_norm(70, 4096), check_norm(2, 8960), check_norm(1, 32);
     check_swiglu(3, 576), check_swiglu(9, 14336), check_swiglu(2, 28672);
     check_rotation(9, 3, 64), check_rotation(8, 2, 128);
