@@ -115,12 +115,12 @@ def memory_of_others(server):
 
 
 def health(server):
-    """A process that becomes another refuses connections for a moment."""
+    """A process that becomes another closes its doors (503), and then refuses connections for a moment."""
     try:
         reply = requests.get(server.url + "/health", timeout=PATIENCE_S)
     except requests.ConnectionError:
         return 0, "refused"
-    return reply.status_code, reply.json()["status"]
+    return reply.status_code, reply.json().get("status", "closing")
 
 
 class Background(threading.Thread):
