@@ -193,6 +193,9 @@ static void pack_derived(struct packer *packer, const struct kv_codec *codec, co
     uint16_t *tiles = pack_room(packer, n_matrices * n * n * sizeof *tiles, (const void **)&out->query_tiles);
     float *scale = pack_room(packer, n_matrices * sizeof *scale, (const void **)&out->query_tiles_scale);
     if (packer->host) query_tiles_fill(matrices, n_matrices, D, tiles, scale);
+    struct cuda_walk_page *pages =
+        pack_room(packer, n_pages * sizeof *pages, (const void **)&out->walk_pages);
+    for (int i = 0; pages && i < codec->n_pages; i++) cuda_walk_page_fill(codec, i, &pages[i]);
     if (!tables->key_mean) return;
     float *mean = pack_room(packer, n_pages * n * sizeof *mean, (const void **)&out->mean_turned);
     uint16_t *terms = pack_room(packer, n_pages * n * 32 * sizeof *terms, (const void **)&out->mean_tiles);
@@ -264,33 +267,17 @@ static size_t pack_codec(struct packer *packer, const struct kv_codec *codec, co
     return at;
 }
 
-/* Room for a page as old blocks are read, and in two such rooms for one as recent ones are. */
-static size_t walk_stage(const struct kv_codec *codec)
+/* The most that any page takes of each. */
+static struct cuda_walk_room walk_room(const struct kv_codec *codec)
 {
-    size_t most = 0;
-    for (int page = 0; page < codec->n_pages; page++) {
-        size_t old = 0, recent = 0;
-        for (int p = 0; p < codec->n_parts; p++) {
-            size_t bytes = codec->parts[p].offset[page + 1] - codec->parts[p].offset[page];
-            recent += bytes;
-            if (p < codec->n_old_parts) old += bytes;
-        }
-        most = old > most ? old : most;
-        most = rounded((recent + 1) / 2) > most ? rounded((recent + 1) / 2) : most;
+    struct cuda_walk_room most = {0};
+    struct cuda_walk_page page;
+    assert(CUDA_WALK_SEGMENT % (2 * place_blocks_of(codec->tables)) == 0); /* no frame is in two segments */
+    for (int i = 0; i < codec->n_pages; i++) {
+        cuda_walk_page_fill(codec, i, &page);
+        cuda_walk_room_fit(&most, &page.room);
     }
     return most;
-}
-
-/* Values of which kinds there are: bytes of their factors. */
-static int walk_exchange(const struct kv_codec *codec)
-{
-    for (int p = 0; p < codec->n_parts; p++)
-        for (int page = 0; page < codec->n_pages; page++)
-            for (int g = 0; g < codec->n_groups; g++) {
-                int bits = codec->parts[p].codes[page].value_bits[g];
-                if (bits == 1 || bits == 4) return 3 * CUDA_WALK_FACTORS;
-            }
-    return 2 * CUDA_WALK_FACTORS;
 }
 
 static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, struct cuda_resident *out)
@@ -315,8 +302,7 @@ static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, 
                                       .codec = (struct cuda_codec *)(packer.device + at),
                                       .memory = memory,
                                       .bytes = bytes,
-                                      .walk_stage_bytes = walk_stage(codec),
-                                      .walk_exchange_bytes = walk_exchange(codec),
+                                      .room = walk_room(codec),
                                       .n_basis_halves = basis_halves_of(codec),
                                       .n_basis_steps = basis_steps_of(codec->tables),
                                       .place_blocks = place_blocks_of(codec->tables)};

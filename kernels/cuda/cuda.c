@@ -131,8 +131,7 @@ static void kernels_choose(struct cuda_state *cuda)
 {
     const char *plain = getenv("OCTAVO_CUDA_PLAIN");
     cuda->is_plain = plain && plain[0] == '1';
-    cuda->walk_warps = number_of("OCTAVO_CUDA_WARPS", 1, 12, 16);
-    cuda->walk_stages = number_of("OCTAVO_CUDA_STAGES", 2, 2, 3);
+    cuda->walk_warps = number_of("OCTAVO_CUDA_WARPS", 1, 16, 16);
 }
 
 enum err backend_cuda_create(int device, struct backend **out, struct err_info *info)

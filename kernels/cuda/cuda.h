@@ -38,9 +38,9 @@ struct cuda_resident {
     uint64_t serial;
     struct cuda_codec *codec;
     void *memory;
-    size_t bytes;            /* of memory */
-    size_t walk_stage_bytes; /* this and the rest: struct cuda_walk */
-    int walk_exchange_bytes, n_basis_steps, n_basis_halves, place_blocks;
+    size_t bytes;               /* of memory */
+    struct cuda_walk_room room; /* this and the rest: struct cuda_walk */
+    int n_basis_steps, n_basis_halves, place_blocks;
 };
 
 struct cuda_ranges;  /* memory.c */
@@ -51,7 +51,9 @@ struct cuda_chooser; /* choose.c */
 /* Tiles of one codec that a launch of walks takes: struct cuda_walk. */
 struct cuda_batch {
     const struct cuda_resident *codec; /* NULL: f16 */
-    int first_tile, n_tiles, first_item, n_items, first_slot, n_slots, most_slots;
+    int first_tile, n_tiles, first_item, n_items, n_old_items, first_slot, n_slots, most_slots;
+    int old_record_bytes, all_record_bytes; /* of a frame with old blocks, with recent ones */
+    size_t first_record, record_bytes;      /* of one KV head and lot */
 };
 
 struct cuda_state {
@@ -63,7 +65,7 @@ struct cuda_state {
     struct cuda_table table;  /* spans */
     struct cuda_table sealed; /* blocks of a seal */
     struct cuda_table tiles;  /* of the table's spans; only device and host are used */
-    struct cuda_buffer partials;
+    struct cuda_buffer partials, records;
     struct cuda_resident codecs[CUDA_MAX_CODECS];
     int n_codecs; /* ever made resident; the oldest makes room */
     struct cuda_ranges *ranges;
@@ -77,7 +79,7 @@ struct cuda_state {
     int n_processors, most_shared_bytes;
     void *matmul_90; /* cuda_matmul_90_open */
     bool is_plain;   /* attention by the readable kernel */
-    int walk_warps, walk_stages;
+    int walk_warps;
 };
 
 static inline struct cuda_state *cuda_state(const struct backend *backend)
@@ -96,6 +98,10 @@ bool cuda_table_need(struct cuda_state *cuda, struct cuda_table *table, size_t b
 
 /* codec.c: a codec's arrays on the card; NULL after an error. */
 const struct cuda_resident *cuda_codec_resident(struct cuda_state *cuda, const struct kv_codec *codec);
+
+/* walk_page.c: what walks know of a page; most becomes at least what the page takes. */
+void cuda_walk_page_fill(const struct kv_codec *codec, int index, struct cuda_walk_page *page);
+void cuda_walk_room_fit(struct cuda_walk_room *most, const struct cuda_walk_room *page);
 
 /* walk.c: attention by the kernels of walk.cuh, of the spans that the table was filled from. */
 void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *args,

@@ -66,7 +66,10 @@ static void span_write(struct cuda_table *table, struct block_writer *writer,
     const char *blocks = (const char *)(writer->blocks + writer->n_blocks);
     out->blocks = (const struct cuda_block *)(writer->device + (blocks - writer->host));
     int n_blocks = (span->first_pos + span->n_rows - 1) / KV_BLOCK_TOKENS + 1;
-    for (int b = 0; b < n_blocks; b++) block_write(writer, &span->blocks[b]);
+    for (int b = 0; b < n_blocks; b++) {
+        block_write(writer, &span->blocks[b]);
+        if (span->blocks[b].sink_mask) out->sink_blocks = b + 1;
+    }
     for (int r = 0; r < span->n_rows; r++)
         rows[span->first_row + r] = (struct cuda_row){index, span->first_pos + r};
 }
@@ -279,6 +282,8 @@ void cuda_free_kv(struct cuda_state *cuda)
     cuda->frequencies = (struct cuda_buffer){0};
     cudaFree(cuda->partials.memory);
     cuda->partials = (struct cuda_buffer){0};
+    cudaFree(cuda->records.memory);
+    cuda->records = (struct cuda_buffer){0};
     free(cuda->batches);
     cuda->batches = NULL;
     cuda->n_batches = cuda->most_batches = 0;

@@ -10,6 +10,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define CUDA_BOTH __host__ __device__
+#else
+#define CUDA_BOTH
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -31,6 +37,40 @@ struct cuda_part {
     const uint8_t *codes;                                       /* [n_pages][CUDA_CODE_BYTES] */
     const uint64_t *offset;                                     /* [n_pages + 1] */
     const float *key_unit, *value_unit, *key_gain, *value_gain; /* [n_pages][n_groups] */
+};
+
+/* What a walk's shared memory has of a page, or the most of any page of a codec. */
+struct cuda_walk_room {
+    int old_chunks, chunks; /* of 4 words of a row of keys, of the parts of old blocks, of recent ones */
+    int old_bytes, bytes;   /* of a page as old blocks are read, as recent ones are */
+    int kinds;              /* of values' bits: low and high ones; 3: also those of plain codes */
+};
+
+/* What the pages of a layer and head have in common for the walks (walk_page.c). Sets: 0 is what old blocks
+   are read with, 1 recent ones. */
+#define CUDA_WALK_PLAIN                                                                                      \
+    14.0F /* weights of plain codes are multiplied with it, so that they too use 16 bits */
+struct cuda_walk_page {
+    /* Level to x, by part and group, 8 in it at 1 bit. */
+    float key_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
+    /* Of a sum to value_base, which is what part 0 has in set 0; 2 / CUDA_WALK_PLAIN in it for plain codes.
+     */
+    float value_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_base[CUDA_MAX_GROUPS];
+    float key_bound[2][CUDA_MAX_GROUPS]; /* what |x| of a group makes at most in factors */
+    int key_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
+    int key_word[CUDA_MAX_PARTS][CUDA_MAX_GROUPS]; /* of a row: a group's first word; of 1 bit, twice that,
+                                                      and which half of the word */
+    int n_chunks[CUDA_MAX_PARTS];                  /* of 4 words of a row of keys */
+    int n_nibble_chunks[CUDA_MAX_PARTS];           /* the first ones, all of 4 bits */
+    int first_chunk[CUDA_MAX_PARTS];               /* of the parts in a record */
+    int is_ragged[CUDA_MAX_PARTS];                 /* the last chunk is not full */
+    int row_bytes[CUDA_MAX_PARTS], key_bytes[CUDA_MAX_PARTS], page_bytes[CUDA_MAX_PARTS];
+    uint64_t offset[CUDA_MAX_PARTS];
+    int n_parts[2];
+    int is_plain_old; /* old blocks have one part, and all its values a trellis */
+    int has_plain;    /* values of other than 2 bits, in any part */
+    struct cuda_walk_room room;
+    int padding[2]; /* to a multiple of 16 bytes */
 };
 
 struct cuda_codec {
@@ -57,6 +97,7 @@ struct cuda_codec {
        16 bytes: from queries to terms, fp16 values and what they leave, divided by 64. basis_tiles
        [n_basis_halves][step][frame_tokens / 128][4][32 lanes] 16 bytes: the functions by place from the
        centre, times 64, in fp16; where means are large, also what that leaves. */
+    const struct cuda_walk_page *walk_pages; /* [n_pages] */
     int values_hadamard, n_basis_steps;
     const uint16_t *mean_tiles, *basis_tiles;
     int n_fast, n_terms; /* struct kv_mean_basis */
@@ -66,6 +107,7 @@ struct cuda_codec {
 /* struct attention_span. */
 struct cuda_span {
     int first_row, n_rows, first_pos, recent_blocks;
+    int sink_blocks; /* no later block has sinks */
     const struct cuda_block *blocks;
     const struct cuda_codec *codec; /* NULL: f16 */
 };
@@ -79,6 +121,9 @@ struct cuda_row {
 struct cuda_tile {
     int span, first_row, n_rows, position; /* first_row: of the batch */
     int first_slot, n_slots;               /* walk.cuh: where its partial results stand */
+    int n_old_slots;                   /* of coded tiles: segments of old blocks; then pairs of recent ones */
+    int n_old_frames, n_recent_frames; /* that have old blocks, that have recent ones */
+    uint64_t first_record;             /* where its frames' records stand, in bytes of one KV head and part */
 };
 
 /* walk.cuh: a piece of a tile. slot: of the tile; the last one has sinks and the own block, or the own
@@ -133,20 +178,37 @@ cudaError_t cuda_attention_plain_run(const struct cuda_attention *args, cudaStre
 
 /* On tensor cores (walk.cuh); head_dim 64, 96, 128, 256: tiles of one codec, or of format f16. columns: room
    for queries in a tile, 4 or 8; query heads of a KV head come in n_parts lots of 8. */
-enum { CUDA_WALK_SEGMENT = 16, CUDA_WALK_FACTORS = 512 }; /* blocks; bytes of a kind of values' factors */
+enum {
+    CUDA_WALK_SEGMENT = 8,
+    CUDA_WALK_PAIR = 2,
+    CUDA_WALK_FACTORS = 512
+}; /* blocks; bytes of a kind of values' factors */
+/* A record (walk.cuh) of chunks of keys' factors, for so many units of 4 queries; from CUDA_WALK_COEFS on the
+   coefficients of the mean. */
+enum { CUDA_WALK_COEFS = 128 };
+CUDA_BOTH static inline int cuda_record_bytes(int n_basis_steps, int units, int chunks)
+{
+    return CUDA_WALK_COEFS + units * (n_basis_steps * 256 + chunks * 1024);
+}
+
 struct cuda_walk {
     struct cuda_attention args;
     const struct cuda_codec *codec; /* NULL: f16 */
-    const struct cuda_item *items;  /* [n_items]; all slots of tiles first_tile .. first_tile + n_tiles - 1 */
-    int n_items, first_tile, n_tiles, first_slot, most_slots;
+    const struct cuda_item *items;  /* [n_items]; all slots of tiles first_tile .. first_tile + n_tiles - 1;
+                                       coded: old  segments first, n_old_items of them */
+    int n_items, n_old_items, first_tile, n_tiles, first_slot, most_slots;
     int n_parts, columns;
-    int stage_bytes, n_stages, n_warps; /* of the largest page as old blocks are read, at least half a recent
-                                           one; 2 or 3; warps of a thread block at most */
+    int n_warps;                                     /* of a thread block at most */
     int n_basis_steps, n_basis_halves, place_blocks; /* of the codec; blocks in half a frame */
-    int exchange_bytes; /* of the codec: CUDA_WALK_FACTORS for low bits of values, for high ones and, if there
-                           are any, for plain codes */
+    struct cuda_walk_room room;                      /* of the codec */
     int n_processors, most_shared_bytes;
     float *partials; /* [slot - first_slot][KV head][part][columns][4 + head_dim] */
+    /* Records of frames (walk.cuh): of a tile those of frames with old blocks, of old_record_bytes, then
+       those of frames with recent ones, of record_bytes; [tile][KV head][part], a tile's from first_record KV
+       heads * parts on, less first_record of the batch's first tile. */
+    char *records;
+    int old_record_bytes, record_bytes;
+    uint64_t first_record;
 };
 cudaError_t cuda_walk_run(const struct cuda_walk *walk, cudaStream_t stream);
 

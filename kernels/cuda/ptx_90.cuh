@@ -83,6 +83,25 @@ __device__ static inline void ptx_tile_copy(uint32_t to, const CUtensorMap *map,
                  : "memory");
 }
 
+/* Where is_one: as ptx_barrier_expect. Without a branch, so that a warp need not come together again. */
+__device__ static inline void ptx_bulk_expect(uint32_t barrier, uint32_t bytes, int is_one)
+{
+    asm volatile("{\n.reg .pred one;\nsetp.ne.b32 one, %2, 0;\n"
+                 "@one mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n}" ::"r"(barrier),
+                 "r"(bytes), "r"(is_one)
+                 : "memory");
+}
+
+/* Where is_one: bytes from the card's memory, all on 16, that count at the barrier; also without a branch. */
+__device__ static inline void ptx_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier, int is_one)
+{
+    asm volatile("{\n.reg .pred one;\nsetp.ne.b32 one, %4, 0;\n"
+                 "@one cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n}" ::"r"(
+                     to),
+                 "l"(from), "r"(bytes), "r"(barrier), "r"(is_one)
+                 : "memory");
+}
+
 /* Until what the stream's work before this launch wrote can be read; that launch may have begun early. */
 __device__ static inline void ptx_wait_before()
 {

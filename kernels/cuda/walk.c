@@ -7,13 +7,7 @@
  * partial results have room, once for all layers.
  */
 
-enum { PARTIAL_BYTES = 256 << 20, MOST_COLUMNS = CUDA_COLUMNS };
-
-static int slots_of(const struct attention_span *span, int position)
-{
-    int own = position / KV_BLOCK_TOKENS;
-    return span->codec ? (own + CUDA_WALK_SEGMENT - 1) / CUDA_WALK_SEGMENT + 1 : own / CUDA_WALK_SEGMENT + 1;
-}
+enum { PARTIAL_BYTES = 256 << 20, RECORD_BYTES = 256 << 20, MOST_COLUMNS = CUDA_COLUMNS };
 
 /* Decoding with few query heads to a KV head takes half a tile, whose other half would be computed in vain.
  */
@@ -24,7 +18,7 @@ static int columns_of(const struct attention_args *args, int group)
     return group <= MOST_COLUMNS / 2 ? MOST_COLUMNS / 2 : MOST_COLUMNS;
 }
 
-static struct cuda_batch *batch_begin(struct cuda_state *cuda, const struct cuda_resident *codec)
+static struct cuda_batch *batch_begin(struct cuda_state *cuda, const struct cuda_resident *codec, int columns)
 {
     if (cuda->n_batches == cuda->most_batches) {
         int most = 2 * cuda->most_batches + 8;
@@ -37,11 +31,17 @@ static struct cuda_batch *batch_begin(struct cuda_state *cuda, const struct cuda
     }
     struct cuda_batch *batch = &cuda->batches[cuda->n_batches++];
     *batch = (struct cuda_batch){.codec = codec};
+    if (codec) {
+        batch->old_record_bytes =
+            cuda_record_bytes(codec->n_basis_steps, columns / 4, codec->room.old_chunks);
+        batch->all_record_bytes = cuda_record_bytes(codec->n_basis_steps, columns / 4, codec->room.chunks);
+    }
     if (cuda->n_batches > 1) {
         const struct cuda_batch *last = batch - 1;
         batch->first_tile = last->first_tile + last->n_tiles;
         batch->first_item = last->first_item + last->n_items;
         batch->first_slot = last->first_slot + last->n_slots;
+        batch->first_record = last->first_record + last->record_bytes;
     }
     return batch;
 }
@@ -54,29 +54,67 @@ static int tile_rows(const struct attention_span *span, int r, int at_once)
     return n < at_once ? n : at_once;
 }
 
+/* A tile's slots: of format f16 segments up to the own block; otherwise segments of old blocks, pairs of
+   recent ones, and one for the sinks and the own block. */
+static void slots_count(const struct attention_span *span, struct cuda_tile *tile)
+{
+    int own = tile->position / KV_BLOCK_TOKENS,
+        old_end = own > span->recent_blocks ? own - span->recent_blocks : 0;
+    if (!span->codec) {
+        tile->n_slots = own / CUDA_WALK_SEGMENT + 1;
+        return;
+    }
+    tile->n_old_slots = (old_end + CUDA_WALK_SEGMENT - 1) / CUDA_WALK_SEGMENT;
+    int n_pairs = old_end < own ? (own + CUDA_WALK_PAIR - 1) / CUDA_WALK_PAIR - old_end / CUDA_WALK_PAIR : 0;
+    tile->n_slots = tile->n_old_slots + n_pairs + 1;
+}
+
+/* The frames of a tile, and in bytes their records of one KV head and lot of query heads. */
+static size_t frames_count(const struct cuda_batch *batch, const struct attention_span *span,
+                           struct cuda_tile *tile)
+{
+    if (!span->codec) return 0;
+    int own = tile->position / KV_BLOCK_TOKENS,
+        old_end = own > span->recent_blocks ? own - span->recent_blocks : 0;
+    int blocks = 2 * batch->codec->place_blocks;
+    tile->n_old_frames = (old_end + blocks - 1) / blocks;
+    tile->n_recent_frames = old_end < own ? (own - 1) / blocks - old_end / blocks + 1 : 0;
+    return (size_t)tile->n_old_frames * (size_t)batch->old_record_bytes +
+           (size_t)tile->n_recent_frames * (size_t)batch->all_record_bytes;
+}
+
+/* How a call's rows become tiles: rows of a tile, room for its queries, and what a launch may need of partial
+   results and, of one KV head and lot, of records. */
+struct cut {
+    int at_once, columns, most_slots;
+    size_t most_record_bytes;
+};
+
 /* The span's tiles to the last batch, which is of its codec, and further ones when that is full. tiles NULL:
    counted only. */
-static bool span_cut(struct cuda_state *cuda, const struct attention_span *span, int index, int at_once,
-                     int most_slots, struct cuda_tile *tiles)
+static bool span_cut(struct cuda_state *cuda, const struct attention_span *span, int index,
+                     const struct cut *cut, struct cuda_tile *tiles)
 {
     struct cuda_batch *batch = &cuda->batches[cuda->n_batches - 1];
     for (int r = 0, step; r < span->n_rows; r += step) {
-        step = tile_rows(span, r, at_once);
-        int n_slots = slots_of(span, span->first_pos + r);
-        if (batch->n_slots > 0 && batch->n_slots + n_slots > most_slots) {
-            batch = batch_begin(cuda, batch->codec);
+        step = tile_rows(span, r, cut->at_once);
+        struct cuda_tile tile = {
+            .span = index, .first_row = span->first_row + r, .n_rows = step, .position = span->first_pos + r};
+        slots_count(span, &tile);
+        int n_slots = tile.n_slots;
+        size_t record_bytes = frames_count(batch, span, &tile);
+        if (batch->n_slots > 0 && (batch->n_slots + n_slots > cut->most_slots ||
+                                   batch->record_bytes + record_bytes > cut->most_record_bytes)) {
+            batch = batch_begin(cuda, batch->codec, cut->columns);
             if (!batch) return false;
         }
-        if (tiles)
-            tiles[batch->first_tile + batch->n_tiles] =
-                (struct cuda_tile){.span = index,
-                                   .first_row = span->first_row + r,
-                                   .n_rows = step,
-                                   .position = span->first_pos + r,
-                                   .first_slot = batch->first_slot + batch->n_slots,
-                                   .n_slots = n_slots};
+        tile.first_slot = batch->first_slot + batch->n_slots;
+        tile.first_record = batch->first_record + batch->record_bytes;
+        if (tiles) tiles[batch->first_tile + batch->n_tiles] = tile;
         batch->n_tiles++;
+        batch->record_bytes += record_bytes;
         batch->n_slots += n_slots, batch->n_items += n_slots;
+        batch->n_old_items += tile.n_old_slots;
         if (n_slots > batch->most_slots) batch->most_slots = n_slots;
     }
     return true;
@@ -90,35 +128,35 @@ static bool is_first_of_codec(const struct attention_args *args, int i)
 }
 
 /* All spans, codec by codec. */
-static bool batches_make(struct cuda_state *cuda, const struct attention_args *args, int at_once,
-                         int most_slots, struct cuda_tile *tiles)
+static bool batches_make(struct cuda_state *cuda, const struct attention_args *args, const struct cut *cut,
+                         struct cuda_tile *tiles)
 {
     cuda->n_batches = 0;
     for (int i = 0; i < args->n_spans; i++) {
         if (!is_first_of_codec(args, i)) continue;
         const struct kv_codec *codec = args->spans[i].codec;
         const struct cuda_resident *resident = codec ? cuda_codec_resident(cuda, codec) : NULL;
-        if ((codec && !resident) || !batch_begin(cuda, resident)) return false;
+        if ((codec && !resident) || !batch_begin(cuda, resident, cut->columns)) return false;
         for (int j = i; j < args->n_spans; j++)
-            if (args->spans[j].codec == codec &&
-                !span_cut(cuda, &args->spans[j], j, at_once, most_slots, tiles))
+            if (args->spans[j].codec == codec && !span_cut(cuda, &args->spans[j], j, cut, tiles))
                 return false;
     }
     return true;
 }
 
-/* 0: a whole segment; 1: the last slot; 2: a segment cut short by the own block. */
+enum { KIND_OLD, KIND_RECENT, KIND_NEAR, KINDS };
+
 static int item_kind(const struct cuda_tile *tile, int slot)
 {
-    if (slot == tile->n_slots - 1) return 1;
-    return (slot + 1) * CUDA_WALK_SEGMENT <= tile->position / KV_BLOCK_TOKENS ? 0 : 2;
+    if (slot < tile->n_old_slots) return KIND_OLD;
+    return slot < tile->n_slots - 1 ? KIND_RECENT : KIND_NEAR;
 }
 
-/* A batch's items, long ones first: warps take them in this order, and the short ones fill the end. */
+/* A batch's items, near ones last: warps take them in this order. */
 static void items_fill(const struct cuda_batch *batch, const struct cuda_tile *tiles, struct cuda_item *items)
 {
     int n = batch->first_item;
-    for (int kind = 0; kind < 3; kind++)
+    for (int kind = 0; kind < KINDS; kind++)
         for (int t = batch->first_tile; t < batch->first_tile + batch->n_tiles; t++)
             for (int slot = 0; slot < tiles[t].n_slots; slot++)
                 if (item_kind(&tiles[t], slot) == kind) items[n++] = (struct cuda_item){t, slot};
@@ -136,9 +174,12 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
 {
     if (cuda->table.tiles_group == group) return true;
     int columns = columns_of(args, group);
-    int at_once = columns < MOST_COLUMNS || group >= MOST_COLUMNS ? 1 : MOST_COLUMNS / group;
-    int most_slots = (int)(PARTIAL_BYTES / sizeof(float) / slot_floats(args, columns));
-    if (!batches_make(cuda, args, at_once, most_slots, NULL)) return false;
+    int lots = args->shape->n_kv_heads * ((group + MOST_COLUMNS - 1) / MOST_COLUMNS);
+    struct cut cut = {.at_once = columns < MOST_COLUMNS || group >= MOST_COLUMNS ? 1 : MOST_COLUMNS / group,
+                      .columns = columns,
+                      .most_slots = (int)(PARTIAL_BYTES / sizeof(float) / slot_floats(args, columns)),
+                      .most_record_bytes = RECORD_BYTES / (size_t)lots};
+    if (!batches_make(cuda, args, &cut, NULL)) return false;
     const struct cuda_batch *last = &cuda->batches[cuda->n_batches - 1];
     size_t n_tiles = (size_t)(last->first_tile + last->n_tiles),
            n_items = (size_t)(last->first_item + last->n_items);
@@ -146,7 +187,7 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
     size_t bytes = cuda->items_at + n_items * sizeof(struct cuda_item);
     if (!cuda_table_need(cuda, &cuda->tiles, bytes)) return false;
     struct cuda_tile *tiles = (struct cuda_tile *)cuda->tiles.host;
-    if (!batches_make(cuda, args, at_once, most_slots, tiles)) return false;
+    if (!batches_make(cuda, args, &cut, tiles)) return false;
     for (int i = 0; i < cuda->n_batches; i++)
         items_fill(&cuda->batches[i], tiles, (struct cuda_item *)(cuda->tiles.host + cuda->items_at));
     cuda->walk_columns = columns;
@@ -159,32 +200,37 @@ void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *a
 {
     int group = args->shape->n_heads / args->shape->n_kv_heads;
     if (!tiles_make(cuda, args, group)) return;
-    int most = 0;
-    for (int i = 0; i < cuda->n_batches; i++)
+    int most = 0, n_parts = (group + MOST_COLUMNS - 1) / MOST_COLUMNS;
+    size_t records = 0, lots = (size_t)(args->shape->n_kv_heads * n_parts);
+    for (int i = 0; i < cuda->n_batches; i++) {
         most = cuda->batches[i].n_slots > most ? cuda->batches[i].n_slots : most;
+        records = cuda->batches[i].record_bytes > records ? cuda->batches[i].record_bytes : records;
+    }
+    if (!cuda_buffer_need(cuda, &cuda->records, records * lots)) return;
     size_t bytes = (size_t)most * slot_floats(args, cuda->walk_columns) * sizeof(float);
     if (!cuda_buffer_need(cuda, &cuda->partials, bytes)) return;
     struct cuda_walk walk = {.args = *attention,
-                             .n_parts = (group + MOST_COLUMNS - 1) / MOST_COLUMNS,
+                             .n_parts = n_parts,
                              .columns = cuda->walk_columns,
-                             .n_stages = cuda->walk_stages,
                              .n_warps = cuda->walk_warps,
                              .n_processors = cuda->n_processors,
                              .most_shared_bytes = cuda->most_shared_bytes,
-                             .partials = cuda->partials.memory};
+                             .partials = cuda->partials.memory,
+                             .records = cuda->records.memory};
     walk.args.tiles = cuda->tiles.device.memory;
     for (int i = 0; i < cuda->n_batches; i++) {
         const struct cuda_batch *batch = &cuda->batches[i];
         if (batch->n_items == 0) continue;
         walk.codec = batch->codec ? batch->codec->codec : NULL;
-        walk.stage_bytes = batch->codec ? (int)batch->codec->walk_stage_bytes : 0;
+        walk.room = batch->codec ? batch->codec->room : (struct cuda_walk_room){0};
         walk.n_basis_steps = batch->codec ? batch->codec->n_basis_steps : 0;
         walk.n_basis_halves = batch->codec ? batch->codec->n_basis_halves : 0;
-        walk.exchange_bytes = batch->codec ? batch->codec->walk_exchange_bytes : 0;
         walk.place_blocks = batch->codec ? batch->codec->place_blocks : 0;
+        walk.old_record_bytes = batch->old_record_bytes, walk.record_bytes = batch->all_record_bytes;
+        walk.first_record = batch->first_record;
         walk.items = (const struct cuda_item *)((char *)cuda->tiles.device.memory + cuda->items_at) +
                      batch->first_item;
-        walk.n_items = batch->n_items;
+        walk.n_items = batch->n_items, walk.n_old_items = batch->n_old_items;
         walk.first_tile = batch->first_tile, walk.n_tiles = batch->n_tiles;
         walk.first_slot = batch->first_slot, walk.most_slots = batch->most_slots;
         cuda_check(cuda, cuda_walk_run(&walk, cuda->stream), "attention");

@@ -1,137 +1,179 @@
 #ifndef KERNELS_CUDA_WALK_BLOCK_CUH
 #define KERNELS_CUDA_WALK_BLOCK_CUH
 
-#include "kernels/cuda/walk_frame.cuh"
+#include "kernels/cuda/walk_page.cuh"
 
 /*
  * One coded block. Scores: keys are the 16 rows of a product; lane gid has the 8 tokens of row tile gid, of
- * row tile i of the product rows (h ^ odd) * 4 + i, so that 16 bytes are one lane's share of four products
- * and lanes of odd gid read the other half first, from other banks. Output: rows are channels, and lane tid
- * has 16 tokens in a row of each, one word.
+ * row tile i of the product rows (h ^ odd) * 4 + i, and lane tid a word of every four of their rows, so that 16
+ * bytes are one lane's share of four products and lanes of odd gid read the other half first, from other banks.
+ * Output: rows are channels, and lane tid has 16 tokens in a row of each, one word.
  */
 
-/* The mean's scores of the block that is j-th of its frame. About the frame's centre even functions mirror
-   and odd ones change sign: blocks before it read the rows of those after it backwards. */
+/* A warp on its way through an item's blocks: UNITS times 4 queries. */
+template <int D, int UNITS> struct walker {
+    const cuda_walk *walk;
+    const walk_page *page;
+    const uint4 *basis;
+    char *exchange;      /* shared: factors of a block's values */
+    const char *record;  /* of the frame */
+    const uint2 *factors; /* in it, this lane's; of recent blocks in the card's memory */
+    int lane, gid, tid, odd; /* odd: of gid; which digit, which half of a row tile comes first */
+    int kinds_bytes;         /* of a unit in exchange */
+    int is_plain_old;        /* old blocks have one part and values in a trellis */
+    int n_chunks, n_nibble_chunks, keys_at, values_at, scales_at; /* of such a part: this lane's, in a page */
+    float unit[UNITS];       /* of query tid: a key sum's unit */
+    int middle[UNITS];       /* of query tid: what the sums start from */
+    float max[UNITS], sum[UNITS];
+    float most[UNITS];                   /* what a score may exceed max by; -INFINITY: nothing was there yet */
+    float out[UNITS][D / CUDA_GROUP][2]; /* channels gid and gid + 8 of each group, query tid, to value_base */
+};
+
+/* c += functions of the places of 64 tokens times coefficients. row: between tiles of 16 tokens. FIRST: c = from + it. */
+template <int UNITS, bool FIRST>
+__device__ static inline void mean_step(const uint4 *tiles, int row, const uint2 *coefs, uint32_t sign,
+                                        const float from[UNITS][4], float c[UNITS][4][4])
+{
+    uint2 coef[UNITS];
+#pragma unroll
+    for (int u = 0; u < UNITS; u++) {
+        coef[u] = coefs[u * 32];
+        coef[u].y ^= sign;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint4 a = tiles[i * row];
+#pragma unroll
+        for (int u = 0; u < UNITS; u++)
+            ptx_multiply(c[u][i], FIRST ? from[u] : c[u][i], a.x, a.y, a.z, a.w, coef[u].x, coef[u].y);
+    }
+}
+
+/* The mean's scores of the block that is j-th of its frame, less the queries' maxima. About the frame's centre even
+   functions mirror and odd ones change sign: blocks before it read the rows of those after it backwards. */
 template <int D, int UNITS>
 __device__ static inline void mean_scores(const walker<D, UNITS> &w, int j, float c[UNITS][4][4])
 {
-    int places = w.walk->place_blocks, is_mirrored = j < places;
+    float from[UNITS][4];
+#pragma unroll
+    for (int u = 0; u < UNITS; u++) from[u][0] = from[u][2] = -w.max[u], from[u][1] = from[u][3] = 0;
+    int places = w.walk->place_blocks, is_mirrored = j < places, n_steps = w.walk->n_basis_steps;
+    if (n_steps == 0) {
+#pragma unroll
+        for (int u = 0; u < UNITS; u++)
+#pragma unroll
+            for (int i = 0; i < 16; i++) c[u][i / 4][i % 4] = from[u][i % 4];
+        return;
+    }
     int at = (is_mirrored ? places - 1 - j : j - places) * 4;
     int lane = is_mirrored ? 28 - w.lane + 2 * w.tid : w.lane; /* 7 - gid, tid */
     uint32_t sign = is_mirrored ? 0x80008000u : 0;
-    const uint4 *tiles = w.basis + at * 32 + lane;
-    int row = (is_mirrored ? -1 : 1) * 32, n_steps = w.walk->n_basis_steps, lows = n_steps * places * 128;
-    if (is_mirrored) tiles += 3 * 32;
-#pragma unroll(UNITS == 1 ? 4 : 1)
-    for (int step = 0; step < n_steps; step++, tiles += places * 128) {
-        uint2 coef[UNITS];
-#pragma unroll
-        for (int u = 0; u < UNITS; u++) {
-            coef[u] = w.coefs[(step * UNITS + u) * 32 + w.lane];
-            coef[u].y ^= sign;
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            uint4 a = tiles[i * row];
-#pragma unroll
-            for (int u = 0; u < UNITS; u++) ptx_multiply(c[u][i], a.x, a.y, a.z, a.w, coef[u].x, coef[u].y);
-        }
-        if (w.walk->n_basis_halves == 1) continue;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            uint4 a = tiles[lows + i * row];
-#pragma unroll
-            for (int u = 0; u < UNITS; u++) ptx_multiply(c[u][i], a.x, a.y, a.z, a.w, coef[u].x, coef[u].y);
-        }
-    }
-}
-
-/* Adds a group of channels of 64 keys. word: of the group; is_second: of two groups of 1 bit in one word. */
-template <int D, int UNITS, int BITS>
-__device__ static inline void keys_multiply(const walker<D, UNITS> &w, const uint8_t *word, int is_second,
-                                            const uint2 digits[UNITS], int c[UNITS][4][4])
-{
-    if (BITS == 4) word += w.tid / 2 * 32;
-    int shift = BITS == 2 ? 2 * w.tid : BITS == 4 ? w.tid % 2 * 4 : w.tid + 4 * is_second;
-    uint4 x = *(const uint4 *)(word + 16 * w.odd), y = *(const uint4 *)(word + 16 * (w.odd ^ 1));
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        uint32_t a = (&x.x)[i] >> shift, b = (&y.x)[i] >> shift;
-#pragma unroll
-        for (int u = 0; u < UNITS; u++) {
-            const uint32_t mask = BITS == 4 ? 0x0f0f0f0fu : 0x01010101u;
-            if (BITS == 2)
-                ptx_multiply_bytes_32(c[u][i], a & mask, b & mask, a & 2 * mask, b & 2 * mask, digits[u].x,
-                                      digits[u].y);
-            else
-                ptx_multiply_bytes_16(c[u][i], a & mask, b & mask, digits[u].x);
-        }
-    }
-}
-
-/* Adds the groups first .. end - 1 of a part, which have BITS bits. words: of group `first`. ALONE: the only
-   part, whose factors are there; otherwise they are made here. */
-template <int D, int UNITS, int BITS, bool ALONE>
-__device__ static inline void groups_sum(const walker<D, UNITS> &w, const uint8_t *words, int part, int first,
-                                         int end, int c[UNITS][4][4])
-{
-#pragma unroll(ALONE &&UNITS == 1 ? 2 : 1)
-    for (int g = first; g < end; g++) {
-        uint2 digits[UNITS];
-        float unused = 0;
-        int n = g - first;
-#pragma unroll
-        for (int u = 0; u < UNITS; u++)
-            digits[u] = ALONE ? ((const uint2 *)w.mixed)[(g * UNITS + u) * 32 + w.lane]
-                              : digits_of<D, UNITS, BITS>(w, u, part, g, unused);
-        keys_multiply<D, UNITS, BITS>(w, words + (BITS == 1 ? n / 2 * 32 : n * 16 * BITS), n & 1, digits, c);
-    }
-}
-
-/* A part's groups of 4 bits, or all others. */
-template <int D, int UNITS, bool ALONE>
-__device__ static inline void part_sum(const walker<D, UNITS> &w, const uint8_t *page, int part,
-                                       bool is_nibbles, int c[UNITS][4][4])
-{
-    const uint8_t *words = page + w.gid * w.page->row_bytes[part];
-    const int *end = w.page->key_ends[part];
-    if (is_nibbles) {
-        groups_sum<D, UNITS, 4, ALONE>(w, words, part, 0, end[0], c);
+    int row = (is_mirrored ? -1 : 1) * 32, step = places * 128;
+    const uint4 *tiles = w.basis + at * 32 + lane + (is_mirrored ? 3 * 32 : 0);
+    const uint2 *coefs = (const uint2 *)(w.record + WALK_COEFS) + w.lane;
+    mean_step<UNITS, true>(tiles, row, coefs, sign, from, c);
+    if ((n_steps == 3 || n_steps == 4) && w.walk->n_basis_halves == 1) { /* what most models have */
+        mean_step<UNITS, false>(tiles + step, row, coefs + UNITS * 32, sign, NULL, c);
+        mean_step<UNITS, false>(tiles + 2 * step, row, coefs + 2 * UNITS * 32, sign, NULL, c);
+        if (n_steps == 4) mean_step<UNITS, false>(tiles + 3 * step, row, coefs + 3 * UNITS * 32, sign, NULL, c);
         return;
     }
-    words += 64 * end[0];
-    groups_sum<D, UNITS, 2, ALONE>(w, words, part, end[0], end[1], c);
-    words += 32 * (end[1] - end[0]);
-    groups_sum<D, UNITS, 1, ALONE>(w, words, part, end[1], end[2], c);
+#pragma unroll 1
+    for (int n = 1; n < n_steps * w.walk->n_basis_halves; n++) {
+        tiles += step;
+        coefs += n == n_steps ? -(n_steps - 1) * UNITS * 32 : UNITS * 32;
+        mean_step<UNITS, false>(tiles, row, coefs, sign, NULL, c);
+    }
 }
 
-/* Sums of keys over channels, of all parts: nibbles first, whose unit is finer. */
-template <int D, int UNITS>
-__device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t *pages, int n_parts,
-                                       int c[UNITS][4][4])
+/* Four words of 64 keys' rows. words: of row tile gid, this lane's. FIRST: nothing is in c yet. */
+template <int UNITS, bool FIRST>
+__device__ static inline void words_multiply(const uint8_t *words, int odd, const uint2 *factors,
+                                             const int from[UNITS][4], int c[UNITS][4][4])
 {
-    if (w.page->has_nibbles) {
-        const uint8_t *page = pages;
-        if (n_parts == 1) part_sum<D, UNITS, true>(w, page, 0, true, c);
-        for (int p = 0; n_parts > 1 && p < n_parts; page += w.page->page_bytes[p], p++)
-            part_sum<D, UNITS, false>(w, page, p, true, c);
+    uint4 x = *(const uint4 *)(words + 16 * odd), y = *(const uint4 *)(words + 16 * (odd ^ 1));
+    uint2 f[UNITS][4];
+#pragma unroll
+    for (int u = 0; u < UNITS; u++)
+#pragma unroll
+        for (int s = 0; s < 4; s++) f[u][s] = factors[factor_at<UNITS>(0, u, s, 0)];
+#pragma unroll
+    for (int s = 0; s < 4; s++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t a = (&x.x)[i], b = (&y.x)[i];
+            if (s >= 2) a >>= 4, b >>= 4;
+            const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
+#pragma unroll
+            for (int u = 0; u < UNITS; u++)
+                ptx_multiply_bytes_32(c[u][i], FIRST && s == 0 ? from[u] : c[u][i], a & one, b & one, a & 2 * one,
+                                      b & 2 * one, f[u][s].x, f[u][s].y);
+        }
+}
+
+/* The same of words of codes of 4 bits, whose four bits' factors are one. */
+template <int UNITS, bool FIRST>
+__device__ static inline void nibbles_multiply(const uint8_t *words, int odd, const uint2 *factors,
+                                               const int from[UNITS][4], int c[UNITS][4][4])
+{
+    uint4 x = *(const uint4 *)(words + 16 * odd), y = *(const uint4 *)(words + 16 * (odd ^ 1));
+    const uint32_t mask = 0x0f0f0f0f;
+    uint32_t f[UNITS][2];
+#pragma unroll
+    for (int u = 0; u < UNITS; u++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) f[u][h] = factors[factor_at<UNITS>(0, u, 2 * h, 0)].x;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t a = (&x.x)[i], b = (&y.x)[i];
 #pragma unroll
         for (int u = 0; u < UNITS; u++)
+            ptx_multiply_bytes_32(c[u][i], FIRST ? from[u] : c[u][i], a & mask, b & mask, a >> 4 & mask, b >> 4 & mask,
+                                  f[u][0], f[u][1]);
+    }
+}
+
+/* A part of 64 keys. words, factors: this lane's. FIRST: c = from + it, otherwise c += it. */
+template <int UNITS, bool FIRST>
+__device__ static inline void part_sum(const uint8_t *words, int odd, const uint2 *factors, int n_nibbles, int n,
+                                       const int from[UNITS][4], int c[UNITS][4][4])
+{
+    int i = 0;
+    if (FIRST) {
+        if (n_nibbles)
+            nibbles_multiply<UNITS, true>(words, odd, factors, from, c);
+        else
+            words_multiply<UNITS, true>(words, odd, factors, from, c);
+        i = 1, words += 128, factors += UNITS * 128;
+    }
+#pragma unroll 1
+    for (; i < n_nibbles; i++, words += 128, factors += UNITS * 128)
+        nibbles_multiply<UNITS, false>(words, odd, factors, NULL, c);
+#pragma unroll 1
+    for (; i < n; i++, words += 128, factors += UNITS * 128)
+        words_multiply<UNITS, false>(words, odd, factors, NULL, c);
+}
+
+/* Sums of keys over channels, of all parts. IS_PLAIN: of blocks that is_plain_old speaks of. */
+template <int D, int UNITS, bool IS_PLAIN>
+__device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t *pages, int n_parts, int c[UNITS][4][4])
+{
+    int from[UNITS][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-#pragma unroll
-                for (int e = 0; e < 4; e += 2) {
-                    c[u][i][e + 1] = (c[u][i][e] * 256 + c[u][i][e + 1]) >> w.shift[u];
-                    c[u][i][e] = 0;
-                }
+    for (int u = 0; u < UNITS; u++) from[u][0] = from[u][2] = 0, from[u][1] = from[u][3] = w.middle[u];
+    if (IS_PLAIN) {
+        part_sum<UNITS, true>(pages + w.keys_at, w.odd, w.factors, w.n_nibble_chunks, w.n_chunks, from, c);
+        return;
     }
 #pragma unroll
     for (int u = 0; u < UNITS; u++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) c[u][i][1] += w.middle[u], c[u][i][3] += w.middle[u];
-    if (n_parts == 1) part_sum<D, UNITS, true>(w, pages, 0, false, c);
-    for (int p = 0; n_parts > 1 && p < n_parts; pages += w.page->page_bytes[p], p++)
-        part_sum<D, UNITS, false>(w, pages, p, false, c);
+        for (int i = 0; i < 16; i++) c[u][i / 4][i % 4] = from[u][i % 4];
+#pragma unroll 1
+    for (int p = 0; p < n_parts; pages += w.page->page_bytes[p], p++)
+        part_sum<UNITS, false>(pages + w.gid * w.page->row_bytes[p] + 32 * w.tid, w.odd,
+                               w.factors + factor_at<UNITS>(w.page->first_chunk[p], 0, 0, 0),
+                               w.page->n_nibble_chunks[p], w.page->n_chunks[p], NULL, c);
 }
 
 /* The eight scales that belong to this lane's tokens: h, then i. */
@@ -145,7 +187,7 @@ __device__ static inline void scales_read(const uint16_t *scales, int gid, int o
     }
 }
 
-/* The scores of query tid in a unit: integer sums and the mean's in; sinks do not count. */
+/* The scores of query tid in a unit, less its maximum: integer sums and the mean's in; sinks do not count. */
 template <int D, int UNITS>
 __device__ static inline void scores_finish(const walker<D, UNITS> &w, int unit, const int c[4][4],
                                             const float mean[4][4], const float scales[2][4], uint64_t sinks,
@@ -155,8 +197,8 @@ __device__ static inline void scores_finish(const walker<D, UNITS> &w, int unit,
     for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            float x = (float)(c[i][2 * h] * 256 + c[i][2 * h + 1]) * w.unit[unit];
-            s[i][h] = fmaf(x, scales[h][i], mean[i][2 * h] + mean[i][2 * h + 1]);
+            float x = (float)digits_join(c[i][2 * h], c[i][2 * h + 1]);
+            s[i][h] = fmaf(x, scales[h][i] * w.unit[unit], mean[i][2 * h] + mean[i][2 * h + 1]);
         }
     if (!sinks) return;
     uint32_t skipped = (uint32_t)(sinks >> (8 * w.gid)) & 255;
@@ -167,29 +209,32 @@ __device__ static inline void scores_finish(const walker<D, UNITS> &w, int unit,
             if (skipped >> (4 * (h ^ w.odd) + i) & 1) s[i][h] = -INFINITY;
 }
 
-/* Moves the maximum of query tid where a score exceeds it by more than 8. */
+/* Moves the maximum of query tid where a score exceeds it by more than 8; s is then less the new one. */
 template <int D, int UNITS>
-__device__ static inline void max_move(walker<D, UNITS> &w, int unit, const float s[4][2])
+__device__ static inline void max_move(walker<D, UNITS> &w, int unit, float s[4][2])
 {
     float most = s[0][0];
 #pragma unroll
     for (int i = 0; i < 8; i++) most = fmaxf(most, s[i / 2][i % 2]);
-    if (!__any_sync(~0u, most > w.max[unit] + 8)) return;
+    if (!__any_sync(~0u, most > w.most[unit])) return;
     most = rows_max(most);
-    float next = most > w.max[unit] + 8 ? most : w.max[unit], factor = ptx_exp2(w.max[unit] - next);
-    if (next == w.max[unit]) factor = 1;
-    w.max[unit] = next;
+    float move = most > w.most[unit] ? most : 0;
+    float factor = w.most[unit] < 0 ? 0 : ptx_exp2(-move);
+    if (move == 0) factor = 1;
+    w.max[unit] += move;
+    w.most[unit] = most > w.most[unit] ? 8 : w.most[unit];
     w.sum[unit] *= factor;
+#pragma unroll
+    for (int i = 0; i < 8; i++) s[i / 2][i % 2] -= move;
 #pragma unroll
     for (int g = 0; g < D / 16; g++) w.out[unit][g][0] *= factor, w.out[unit][g][1] *= factor;
 }
 
-/* Weights of the values as factors: of the trellis' low and high bits, by code of the byte; of plain codes.
- */
+/* Weights of the values as factors: of the trellis' low and high bits, by code of the byte, a fourth of them for
+   odd ones; of plain codes. */
 struct walk_weights {
     uint32_t low[4], high[4], plain[4];
-    float sum;  /* of query tid's weights */
-    float unit; /* of the same */
+    float unit; /* of query tid */
 };
 
 /* Integers of 16 bits, 32768 + 128 too large, in words: a lane's 4 of [query][tile of 16 tokens][gid %
@@ -203,51 +248,49 @@ __device__ static inline void factors_write(char *to, const float factors[4][2],
     *(uint4 *)to = pairs;
 }
 
-/* Probabilities times the values' scales, as multiples of a power of two of which the block's largest has
-   1024 to 2048, and from these the factors of a code's bits, to the exchange. s is used up. */
+/* Probabilities times the values' scales, in a unit of which the block's largest has 2280, and from these the
+   factors of a code's bits, at most 14 times as much, to the exchange. s is used up. */
 template <int D, int UNITS>
 __device__ static inline void weights_make(walker<D, UNITS> &w, int unit, float s[4][2],
-                                           const float scales[2][4], walk_weights &out)
+                                           const float scales[2][4], bool has_plain, walk_weights &out)
 {
-    float most = 0, sum = 0;
+    float most = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            float p = ptx_exp2(s[i][h] - w.max[unit]);
+            float p = ptx_exp2(s[i][h]);
             w.sum[unit] += p;
             s[i][h] = p * scales[h][i];
             most = fmaxf(most, s[i][h]);
         }
-    uint32_t exponent = __float_as_uint(fmaxf(rows_max(most), 1e-15f)) & 0x7f800000u;
-    float shrink = __uint_as_float((264u << 23) - exponent);
-    out.unit = __uint_as_float(exponent - (10u << 23));
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) s[i][h] *= shrink, sum += s[i][h];
+    most = fmaxf(rows_max(most), 1e-15f);
+    float shrink = 2280 * ptx_reciprocal(most);
+    out.unit = most * (1.0f / 2280);
     /* After token 3 of a row tile's half comes token 0 of the other; after the second half's the neighbour's.
      */
-    float other = __shfl_xor_sync(~0u, w.odd ? s[0][1] : s[0][0], 4), low[4][2], high[4][2];
+    float first = s[0][0], second = s[0][1]; /* by h, of the half that begins a row tile: h ^ odd = 0 */
+    float other = __shfl_xor_sync(~0u, w.odd ? second : first, 4), low[4][2], high[4][2];
     const float magic = WALK_MAGIC + 0x8080;
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
+        float to = i % 2 ? shrink * .25f : shrink;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            float next = i < 3 ? s[(i + 1) % 4][h] : w.odd == h ? s[0][1 - h] : other;
-            low[i][h] = fmaf(6, s[i][h], fmaf(8, next, magic));
-            high[i][h] = fmaf(5, s[i][h], fmaf(-3, next, magic));
+            float next = i < 3 ? s[(i + 1) % 4][h] : h ? (w.odd ? first : other) : w.odd ? other : second;
+            low[i][h] = fmaf(6 * to, s[i][h], fmaf(8 * to, next, magic));
+            high[i][h] = fmaf(5 * to, s[i][h], fmaf(-3 * to, next, magic));
         }
+    }
     uint32_t order = w.odd ? 0x1054 : 0x5410; /* tokens i and 4 + i of the row tile */
-    char *to = w.exchange + unit * w.walk->exchange_bytes + w.tid * 128 + w.gid * 16;
+    char *to = w.exchange + unit * w.kinds_bytes + w.tid * 128 + w.gid * 16;
     factors_write(to, low, order);
     factors_write(to + WALK_FACTORS, high, order);
-    out.sum = rows_sum(sum);
-    if (!w.page->has_plain) return;
+    if (!has_plain) return;
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
-        for (int h = 0; h < 2; h++) low[i][h] = fmaf(WALK_PLAIN, s[i][h], magic);
+        for (int h = 0; h < 2; h++) low[i][h] = fmaf(WALK_PLAIN * shrink, s[i][h], magic);
     factors_write(to + 2 * WALK_FACTORS, low, order);
 }
 
@@ -256,98 +299,139 @@ __device__ static inline void digits_read(const char *factors, int gid, int tid,
 {
     const uint4 *from = (const uint4 *)(factors + gid / 2 * 128 + tid * 32);
     uint4 a = from[0], b = from[1]; /* word s: tokens s and 4 + s; 8 + s and 12 + s */
-    uint32_t digit = is_low ? 0x6420 : 0x7531;
 #pragma unroll
-    for (int s = 0; s < 4; s++) out[s] = __byte_perm((&a.x)[s], (&b.x)[s], digit) ^ 0x80808080u;
+    for (int s = 0; s < 4; s++) out[s] = digit_pick((&a.x)[s], (&b.x)[s], is_low);
 }
 
-/* Adds a group of channels of BITS bits. at: its codes, this lane's row. */
-template <int D, int UNITS, int BITS>
-__device__ static inline void values_multiply(walker<D, UNITS> &w, const uint8_t *at, int part, int group,
-                                              const walk_weights v[UNITS], const int middle[UNITS])
+/* Codes of a trellis of 16 channels. at: this lane's words of row tile 0; from: what to add to. */
+template <int D, int UNITS>
+__device__ static inline void trellis_multiply(const uint8_t *at, const walk_weights v[UNITS],
+                                               const int from[UNITS][4], int c[UNITS][4])
 {
-    int c[UNITS][4], tid = w.tid;
-    uint32_t x[4], y[4]; /* codes 4 b + s of rows gid and gid + 8, where they stand in the byte */
+    uint32_t x = *(const uint32_t *)at, y = *(const uint32_t *)(at + 128);
 #pragma unroll
-    for (int u = 0; u < UNITS; u++) c[u][0] = c[u][2] = 0, c[u][1] = c[u][3] = middle[u];
+    for (int s = 0; s < 4; s++) {
+        uint32_t a = s < 2 ? x : x >> 4, b = s < 2 ? y : y >> 4;
+        const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
+#pragma unroll
+        for (int u = 0; u < UNITS; u++)
+            ptx_multiply_bytes_32(c[u], s ? c[u] : from[u], a & one, b & one, a & 2 * one, b & 2 * one, v[u].low[s],
+                                  v[u].high[s]);
+    }
+}
+
+/* Adds plain codes of BITS bits, 4 or 1. */
+template <int D, int UNITS, int BITS>
+__device__ static inline void plain_multiply(const uint8_t *at, int tid, const walk_weights v[UNITS], int c[UNITS][4])
+{
+    uint32_t x[4], y[4]; /* codes 4 b + s of rows gid and gid + 8, where they stand in the byte */
     if (BITS == 4) {
         const uint32_t *low = (const uint32_t *)(at + 64 * tid), *high = low + 64;
         x[0] = low[0], x[1] = low[0] >> 4, x[2] = low[8], x[3] = low[8] >> 4;
         y[0] = high[0], y[1] = high[0] >> 4, y[2] = high[8], y[3] = high[8] >> 4;
     } else {
-        uint32_t a = *(const uint32_t *)(at + 32 * (BITS == 2 ? tid : tid / 2)),
-                 b = *(const uint32_t *)(at + 64 * BITS + 32 * (BITS == 2 ? tid : tid / 2));
-        if (BITS == 1) a >>= 4 * (tid & 1), b >>= 4 * (tid & 1);
+        uint32_t a = *(const uint32_t *)(at + 32 * (tid / 2)) >> (4 * (tid & 1)),
+                 b = *(const uint32_t *)(at + 64 + 32 * (tid / 2)) >> (4 * (tid & 1));
 #pragma unroll
-        for (int s = 0; s < 4; s++) x[s] = a >> (BITS * s), y[s] = b >> (BITS * s);
+        for (int s = 0; s < 4; s++) x[s] = a >> s, y[s] = b >> s;
     }
     const uint32_t mask = BITS == 4 ? 0x0f0f0f0fu : 0x01010101u;
 #pragma unroll
-    for (int s = 0; s < 4; s++)
+    for (int s = 0; s < 4; s += 2)
 #pragma unroll
         for (int u = 0; u < UNITS; u++)
-            if (BITS == 2)
-                ptx_multiply_bytes_32(c[u], x[s] & mask, y[s] & mask, x[s] & 2 * mask, y[s] & 2 * mask,
-                                      v[u].low[s], v[u].high[s]);
-            else if (s % 2 == 0)
-                ptx_multiply_bytes_32(c[u], x[s] & mask, y[s] & mask, x[s + 1] & mask, y[s + 1] & mask,
-                                      v[u].plain[s], v[u].plain[s + 1]);
-#pragma unroll
-    for (int u = 0; u < UNITS; u++) {
-        float unit = w.page->value_factor[w.set][part][group] * v[u].unit;
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-            w.out[u][group][h] = fmaf((float)(c[u][2 * h] * 256 + c[u][2 * h + 1]), unit, w.out[u][group][h]);
-    }
+            ptx_multiply_bytes_32(c[u], x[s] & mask, y[s] & mask, x[s + 1] & mask, y[s + 1] & mask, v[u].plain[s],
+                                  v[u].plain[s + 1]);
 }
 
 template <int D, int UNITS>
-__device__ static inline void values_sum(walker<D, UNITS> &w, const uint8_t *pages, int n_parts,
-                                         const walk_weights v[UNITS])
+__device__ static inline void out_add(walker<D, UNITS> &w, int unit, int group, const int c[4], float of)
 {
-    int middle[3][UNITS]; /* of 2, 4 and 1 bits: what the levels' constants make */
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        w.out[unit][group][h] = fmaf((float)digits_join(c[2 * h], c[2 * h + 1]), of, w.out[unit][group][h]);
+}
+
+/* What all of the trellis' bits would make, halved, taken off. */
+template <int UNITS> __device__ static inline int trellis_middle(const walk_weights &v)
+{
+    int all[4] = {};
+#pragma unroll
+    for (int s = 0; s < 4; s++) {
+        const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
+        ptx_multiply_bytes_32(all, one, one, 2 * one, 2 * one, v.low[s], v.high[s]);
+    }
+    return middle_of(all);
+}
+
+/* Adds a part of values that are not all of 2 bits, or not read alone. at: as below. */
+template <int D, int UNITS>
+__device__ static inline void mixed_values_sum(walker<D, UNITS> &w, const uint8_t *at, int set, int part,
+                                               const walk_weights v[UNITS])
+{
+    int middle[3][UNITS]; /* of 2, 4 and 1 bits */
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
-        middle[0][u] = __float2int_rn(-9 * v[u].sum);
-        middle[1][u] = __float2int_rn(-7.5f * WALK_PLAIN * v[u].sum);
-        middle[2][u] = __float2int_rn(-.5f * WALK_PLAIN * v[u].sum);
+        middle[0][u] = trellis_middle<UNITS>(v[u]);
+        if (!w.page->has_plain) continue;
+        int all[4] = {};
+        const uint32_t one = 0x01010101u;
+        for (int s = 0; s < 4; s += 2) ptx_multiply_bytes_32(all, one, one, one, one, v[u].plain[s], v[u].plain[s + 1]);
+        int sum = digits_join(all[0], all[1]);
+        middle[1][u] = -(15 * sum >> 1), middle[2][u] = -(sum >> 1);
     }
-#pragma unroll 1
-    for (int p = 0; p < n_parts; p++) {
-        const uint8_t *at = pages + w.page->key_bytes[p] + 4 * w.gid;
-        pages += w.page->page_bytes[p];
-        if (w.page->is_trellis[p]) {
 #pragma unroll
-            for (int g = 0; g < D / 16; g++)
-                values_multiply<D, UNITS, 2>(w, at + 256 * g, p, g, v, middle[0]);
-            continue;
-        }
+    for (int g = 0; g < D / 16; g++) {
+        int bits = w.page->value_bits[part][g], c[UNITS][4];
+        if (bits == 0) continue;
 #pragma unroll
-        for (int g = 0; g < D / 16; g++) {
-            int bits = w.page->value_bits[p][g];
-            if (bits == 2)
-                values_multiply<D, UNITS, 2>(w, at, p, g, v, middle[0]);
-            else if (bits == 4)
-                values_multiply<D, UNITS, 4>(w, at, p, g, v, middle[1]);
-            else if (bits == 1)
-                values_multiply<D, UNITS, 1>(w, at, p, g, v, middle[2]);
-            at += 128 * bits;
-        }
+        for (int u = 0; u < UNITS; u++)
+            c[u][0] = c[u][2] = 0, c[u][1] = c[u][3] = middle[bits == 2 ? 0 : bits == 4 ? 1 : 2][u];
+        if (bits == 2)
+            trellis_multiply<D, UNITS>(at + 32 * w.tid, v, c, c);
+        else if (bits == 4)
+            plain_multiply<D, UNITS, 4>(at, w.tid, v, c);
+        else
+            plain_multiply<D, UNITS, 1>(at, w.tid, v, c);
+        at += 128 * bits;
+        float factor = w.page->value_factor[set][part][g];
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) out_add<D, UNITS>(w, u, g, c[u], v[u].unit * factor);
     }
 }
 
-/* pages: of the parts, one after the other, in shared memory. j: the block's place in its frame. */
+/* Adds values in a trellis, of a part that is read alone. at: this lane's words of row tile 0. */
 template <int D, int UNITS>
-__device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pages, int j, int n_parts,
-                                         uint64_t sinks)
+__device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint8_t *at, const walk_weights v[UNITS])
 {
-    float mean[UNITS][4][4] = {}, s[UNITS][4][2], scales[2][4];
-    int c[UNITS][4][4] = {};
+    int from[UNITS][4];
+#pragma unroll
+    for (int u = 0; u < UNITS; u++) {
+        int middle = trellis_middle<UNITS>(v[u]);
+        from[u][0] = from[u][2] = 0, from[u][1] = from[u][3] = middle;
+    }
+#pragma unroll
+    for (int g = 0; g < D / 16; g++) {
+        int c[UNITS][4];
+        trellis_multiply<D, UNITS>(at + 256 * g, v, from, c);
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) out_add<D, UNITS>(w, u, g, c[u], v[u].unit);
+    }
+}
+
+/* pages: of the set's parts, one after the other, in shared memory. j: the block's place in its frame. IS_PLAIN: as
+   is_plain_old says, and the block is old. */
+template <int D, int UNITS, bool IS_PLAIN>
+__device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pages, int j, int set, uint64_t sinks)
+{
+    float mean[UNITS][4][4], s[UNITS][4][2], scales[2][4];
+    int c[UNITS][4][4], n_parts = IS_PLAIN ? 1 : w.page->n_parts[set];
+    bool has_plain = !IS_PLAIN && w.page->has_plain;
     mean_scores<D, UNITS>(w, j, mean);
-    keys_sum<D, UNITS>(w, pages, n_parts, c);
-    const uint8_t *end = pages;
-    for (int p = 0; p < n_parts; p++) end += w.page->page_bytes[p];
-    const uint16_t *key_scales = (const uint16_t *)end - 2 * WALK_TOKENS;
+    keys_sum<D, UNITS, IS_PLAIN>(w, pages, n_parts, c);
+    int scales_at = w.scales_at;
+    if (!IS_PLAIN) scales_at = (set ? w.page->room.bytes : w.page->room.old_bytes) - 4 * WALK_TOKENS;
+    const uint16_t *key_scales = (const uint16_t *)(pages + scales_at);
     walk_weights v[UNITS];
     scales_read(key_scales, w.gid, w.odd, scales);
 #pragma unroll
@@ -356,19 +440,24 @@ __device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pag
         max_move<D, UNITS>(w, u, s[u]);
     }
     scales_read(key_scales + WALK_TOKENS, w.gid, w.odd, scales);
+    __syncwarp(); /* everyone is done with the block before this one's factors */
 #pragma unroll
-    for (int u = 0; u < UNITS; u++) {
-        weights_make<D, UNITS>(w, u, s[u], scales, v[u]);
-    }
+    for (int u = 0; u < UNITS; u++) weights_make<D, UNITS>(w, u, s[u], scales, has_plain, v[u]);
     __syncwarp();
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
-        const char *factors = w.exchange + u * w.walk->exchange_bytes;
+        const char *factors = w.exchange + u * w.kinds_bytes;
         digits_read(factors, w.gid, w.tid, w.odd, v[u].low);
         digits_read(factors + WALK_FACTORS, w.gid, w.tid, w.odd, v[u].high);
-        if (w.page->has_plain) digits_read(factors + 2 * WALK_FACTORS, w.gid, w.tid, w.odd, v[u].plain);
+        if (has_plain) digits_read(factors + 2 * WALK_FACTORS, w.gid, w.tid, w.odd, v[u].plain);
     }
-    values_sum<D, UNITS>(w, pages, n_parts, v);
+    if (IS_PLAIN) {
+        trellis_values_sum<D, UNITS>(w, pages + w.values_at, v);
+        return;
+    }
+#pragma unroll 1
+    for (int p = 0; p < n_parts; pages += w.page->page_bytes[p], p++)
+        mixed_values_sum<D, UNITS>(w, pages + w.page->key_bytes[p] + 4 * w.gid, set, p, v);
 }
 
 #endif

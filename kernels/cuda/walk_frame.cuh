@@ -1,175 +1,336 @@
 #ifndef KERNELS_CUDA_WALK_FRAME_CUH
 #define KERNELS_CUDA_WALK_FRAME_CUH
 
-#include "kernels/cuda/walk.cuh"
+#include "kernels/cuda/walk_half.cuh"
 
 /*
- * What a warp does on entering a frame: queries turned back by the frame's angle, q' = A^-T q into w.mixed, the
- * mean's coefficients into w.coefs. Lane gid works for query gid / 2; of its two columns the even one has
- * fp16 values, the odd one what they leave, so that together they are the queries to 22 bits.
+ * The launch before the walks: of each tile and each frame that it looks back on the record that walk.cuh speaks of.
+ * Queries are turned back by the frame's angle, in fp32, and multiplied with the transform, in fp16, q' = A^-T q; the
+ * score of the mean (kernels/kv_mean.h) is a product per block of functions of the place with coefficients that are
+ * made here, in two halves. The pieces in fp16, few and long, are done on the way: they too would take a walk's registers.
+ * A warp makes the records of two frames in a row at a time. Lane gid works for query
+ * gid / 2 in the first of them where gid is even, in the second where it is odd: so have products' columns.
  */
 
-/* Queries of one unit turned back, as factors of k-steps of 16 channels; on the way the coefficients of the mean's
-   fast pairs: <q, R mean> of pair i is even * cos + odd * sin of the place's angle. */
-template <int D, int UNITS>
-__device__ static inline void queries_turn(const walker<D, UNITS> &w, int unit, uint32_t b[D / 16][2])
+enum { FRAME_WARPS = 10 };
+
+/* A warp, 4 queries of a tile, two frames. */
+template <int D> struct framer {
+    const cuda_walk *walk;
+    const walk_page *page;
+    const uint4 *matrix, *terms;
+    const float *mean;
+    const float *q; /* of query gid / 2; NULL: there is none */
+    float *mixed;   /* shared: q', [frame][group][4][16], channel 4 b + t of the group at 4 t + b */
+    int page_index, frame, set;
+    int lane, gid, tid, odd;
+    char *records[2]; /* NULL: there is no such frame */
+    char *record;     /* this lane's */
+    float unit;       /* of this lane's query and frame: of sums of keys */
+    int all;          /* of these: factors times what their bits are worth, of this lane's bits */
+};
+
+/* fp16 values of two numbers, and what these leave. */
+__device__ static inline uint2 halves_of(float x, float y)
 {
-    const cuda_codec *codec = w.walk->codec;
-    const float *cosines = codec->frame_cos + (size_t)w.frame * (D / 2),
-                *sines = codec->frame_sin + (size_t)w.frame * (D / 2), *q = w.q[unit];
-    float scale = w.walk->args.scale;
+    uint2 out;
+    out.x = half_pair(x, y);
+    float2 high = __half22float2(*(__half2 *)&out.x);
+    out.y = half_pair(x - high.x, y - high.y);
+    return out;
+}
+
+/* Queries, but for the scale of scores, turned back, as factors of k-steps of 16 channels, in halves; on the way the coefficients of the mean's fast
+   pairs: <q, R mean> of pair i is even * cos + odd * sin of the place's angle. coefs: of the lane's record, [step]
+   [stride]. */
+template <int D>
+__device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2], uint2 *coefs, int stride)
+{
+    const cuda_codec *codec = f.walk->codec;
+    const float *cosines = codec->frame_cos + (size_t)f.frame * (D / 2),
+                *sines = codec->frame_sin + (size_t)f.frame * (D / 2);
+    if (coefs) coefs += (f.gid & ~1) * 4 + f.tid;
 #pragma unroll
     for (int k = 0; k < D / 32; k++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            int i = 16 * k + 8 * h + 2 * w.tid, step = 1 + 2 * k + h;
+            int i = 16 * k + 8 * h + 2 * f.tid, step = 1 + 2 * k + h;
             float2 x = make_float2(0, 0), y = x;
-            if (q) x = *(const float2 *)(q + i), y = *(const float2 *)(q + i + D / 2);
+            if (f.q) x = *(const float2 *)(f.q + i), y = *(const float2 *)(f.q + i + D / 2);
             float2 c = *(const float2 *)(cosines + i), s = *(const float2 *)(sines + i);
-            x.x *= scale, x.y *= scale, y.x *= scale, y.y *= scale;
             float a0 = x.x * c.x + y.x * s.x, a1 = x.y * c.y + y.y * s.y;
             float b0 = y.x * c.x - x.x * s.x, b1 = y.y * c.y - x.y * s.y;
-            b[k][h] = half_digit(a0, a1, w.odd);
-            b[k + D / 32][h] = half_digit(b0, b1, w.odd);
-            if (step >= w.walk->n_basis_steps) continue;
-            float2 m = *(const float2 *)(w.mean + i), n = *(const float2 *)(w.mean + i + D / 2);
-            uint2 coef;
-            coef.x = half_digit(a0 * m.x + b0 * n.x, a1 * m.y + b1 * n.y, w.odd);
-            coef.y = half_digit(b0 * m.x - a0 * n.x, b1 * m.y - a1 * n.y, w.odd);
-            w.coefs[(step * UNITS + unit) * 32 + w.lane] = coef;
+            b[k][h] = halves_of(a0, a1);
+            b[k + D / 32][h] = halves_of(b0, b1);
+            if (step >= f.walk->n_basis_steps || !coefs) continue;
+            float2 m = *(const float2 *)(f.mean + i), n = *(const float2 *)(f.mean + i + D / 2);
+            uint2 even = halves_of(a0 * m.x + b0 * n.x, a1 * m.y + b1 * n.y),
+                  odd = halves_of(b0 * m.x - a0 * n.x, b1 * m.y - a1 * n.y);
+            coefs[step * stride] = make_uint2(even.x, odd.x);
+            coefs[step * stride + 4] = make_uint2(even.y, odd.y);
         }
 }
 
-/* Coefficients of the slow pairs' polynomials: 8 even terms and 8 odd ones. */
-template <int D, int UNITS>
-__device__ static inline void terms_fill(const walker<D, UNITS> &w, int unit, const uint32_t b[D / 16][2])
+/* Coefficients of the slow pairs' polynomials, 8 even terms and 8 odd ones, to both records. at: this lane's, of step 0
+   in a record. */
+template <int D>
+__device__ static inline void terms_fill(const framer<D> &f, const uint2 b[D / 16][2], int at)
 {
-    float c[4] = {};
+    float c[4] = {}, scale = f.walk->args.scale;
+    bool is_fine = f.walk->n_basis_halves > 1; /* where means are large fp16 queries do not do */
 #pragma unroll
-    for (int k = 0; k < 2 * (D / 16); k++) {
-        uint4 a = w.terms[k * 32 + w.lane];
-        ptx_multiply(c, a.x, a.y, a.z, a.w, b[k % (D / 16)][0], b[k % (D / 16)][1]);
+    for (int k = 0; k < D / 16; k++) {
+        uint4 a = f.terms[k * 32 + f.lane], rest = f.terms[(D / 16 + k) * 32 + f.lane];
+        ptx_multiply(c, a.x, a.y, a.z, a.w, b[k][0].x, b[k][1].x);
+        if (is_fine) ptx_multiply(c, a.x, a.y, a.z, a.w, b[k][0].y, b[k][1].y);
+        ptx_multiply(c, rest.x, rest.y, rest.z, rest.w, b[k][0].x, b[k][1].x);
     }
-    float even = c[0] + c[1], odd = c[2] + c[3];
-    float even_high = __half2float(__float2half_rn(even)), odd_high = __half2float(__float2half_rn(odd));
-    uint2 coef;
-    coef.x = ptx_transpose(half_pair(even_high, even - even_high));
-    coef.y = ptx_transpose(half_pair(odd_high, odd - odd_high));
-    w.coefs[unit * 32 + w.lane] = coef;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float even = c[i] * scale, odd = c[2 + i] * scale;
+        float even_high = __half2float(__float2half_rn(even)), odd_high = __half2float(__float2half_rn(odd));
+        uint2 coef;
+        coef.x = ptx_transpose(half_pair(even_high, even - even_high));
+        coef.y = ptx_transpose(half_pair(odd_high, odd - odd_high));
+        if (f.records[i]) ((uint2 *)(f.records[i] + WALK_COEFS))[at] = coef;
+    }
 }
 
-/* q' of one unit, and the units that its factors come in. */
-template <int D, int UNITS>
-__device__ static inline void queries_mix(walker<D, UNITS> &w, int unit, const uint32_t b[D / 16][2])
+/* q' into f.mixed; the largest factor that it can make, of this lane's query and frame. */
+template <int D> __device__ static inline float queries_mix(const framer<D> &f, const uint2 b[D / 16][2])
 {
     float most[2] = {1e-20f, 1e-20f};
-    float scale = w.walk->codec->query_tiles_scale[w.walk->codec->query_tiles_stride ? w.page_index : 0];
-    float *to = w.mixed + (4 * unit + w.tid) * 16 + w.gid % 4 * 4 + w.gid / 4;
-    const uint4 *a = w.matrix + w.lane;
-#pragma unroll 1
+    float scale = f.walk->codec->query_tiles_scale[f.walk->codec->query_tiles_stride ? f.page_index : 0] *
+                  f.walk->args.scale;
+    float *to = f.mixed + f.tid * 16 + f.gid % 4 * 4 + f.gid / 4;
+    const uint4 *a = f.matrix + f.lane;
+#pragma unroll(D <= 128 ? 2 : 1)
     for (int g = 0; g < D / 16; g++) {
         float c[2][4] = {};
 #pragma unroll
         for (int k = 0; k < D / 16; k++, a += 32) {
             uint4 x = *a;
-            ptx_multiply(c[k % 2], x.x, x.y, x.z, x.w, b[k][0], b[k][1]);
+            ptx_multiply(c[k % 2], x.x, x.y, x.z, x.w, b[k][0].x, b[k][1].x);
         }
-        to[0] = (c[0][0] + c[1][0] + (c[0][1] + c[1][1])) * scale;
-        to[2] = (c[0][2] + c[1][2] + (c[0][3] + c[1][3])) * scale;
-        float x = fmaxf(fabsf(to[0]), fabsf(to[2]));
-        for (int i = 0; i < 2; i++) most[i] = fmaxf(most[i], x * w.page->key_bound[w.set][i][g]);
-        to += 4 * UNITS * 16;
+        float bound = f.page->key_bound[f.set][g];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float low = (c[0][i] + c[1][i]) * scale, high = (c[0][2 + i] + c[1][2 + i]) * scale;
+            to[i * D * 4] = low, to[i * D * 4 + 2] = high;
+            most[i] = fmaxf(most[i], fmaxf(fabsf(low), fabsf(high)) * bound);
+        }
+        to += 4 * 16;
     }
-    float nibbles = rows_max(most[1]), all = fmaxf(rows_max(most[0]), nibbles);
-    int shift = min(ilogbf(all) - ilogbf(nibbles), 7);
-    if (ldexpf(nibbles, shift) > all) shift--;
-    w.shift[unit] = shift;
-    w.unit[unit] = all / 32000;
-    w.reach[unit] = 32000 / __shfl_sync(~0u, all, w.gid / 2);
-    w.boost[unit] = ldexpf(1, __shfl_sync(~0u, shift, w.gid / 2));
+    float first = __shfl_sync(~0u, rows_max(most[0]), f.gid / 2), second = __shfl_sync(~0u, rows_max(most[1]), f.gid / 2);
+    return f.odd ? second : first;
 }
 
-/* The factors of a group of channels of BITS bits: of columns 4 b + tid, times the level's bits. middle gets what the
-   levels' constants take away, of this lane's channels. */
-template <int D, int UNITS, int BITS>
-__device__ static inline uint2 digits_of(const walker<D, UNITS> &w, int unit, int part, int group,
-                                         float &middle)
+/* Digits of the factors of a group's bits, one word a column: of low bits and high ones of codes of 2 bits at
+   2 tid; of codes of 4 bits and of 1 both are alike. */
+struct frame_digits {
+    uint2 high, low;
+};
+
+#define FRAME_MAGIC (WALK_MAGIC + 0x8080)
+
+/* What four floats of FRAME_MAGIC and an integer have of integers. */
+__device__ static inline int integers_sum(const float *x)
 {
-    const float4 *at = (const float4 *)(w.mixed + ((group * UNITS + unit) * 4 + w.gid / 2) * 16);
-    float factor = w.page->key_factor[w.set][part][group] * w.reach[unit];
-    float4 x = at[w.tid];
-    float sum = x.x + x.y + (x.z + x.w), l[4], m[4];
-    const float magic = WALK_MAGIC + 0x8080;
-    middle -= (BITS == 2 ? 9 : BITS == 4 ? 15 : 1) * factor * sum;
-    if (BITS != 2) {
-        float two = 2 * factor * (BITS == 4 ? w.boost[unit] : 1);
+    return __float_as_int(x[0]) + __float_as_int(x[1]) + __float_as_int(x[2]) + __float_as_int(x[3]) -
+           4 * __float_as_int(FRAME_MAGIC);
+}
+
+/* Of this lane's query and frame, columns 4 b + tid of the group. */
+template <int D> __device__ static inline frame_digits digits_of(framer<D> &f, float reach, int part, int group)
+{
+    const float4 *at = (const float4 *)(f.mixed + f.odd * D * 4) + (group * 4 + f.gid / 2) * 4;
+    int bits = f.page->key_bits[part][group];
+    float factor = f.page->key_factor[f.set][part][group] * reach;
+    float4 x = at[f.tid];
+    float l[4], m[4];
+    frame_digits out;
+    if (bits != 2) {
+        factor *= 2;
+        if (bits == 1) factor *= __int_as_float((127 - f.tid) << 23); /* the bit is worth 2^tid */
 #pragma unroll
-        for (int b = 0; b < 4; b++) l[b] = fmaf(two, (&x.x)[b], magic);
-        return make_uint2(digits_pack(l, w.odd), 0);
+        for (int b = 0; b < 4; b++) l[b] = fmaf(factor, (&x.x)[b], FRAME_MAGIC);
+        f.all += integers_sum(l) * (bits == 1 ? 1 << f.tid : bits == 4 ? 15 : 0);
+        digits_pack(l, out.high.x, out.low.x);
+        out.high.y = out.high.x, out.low.y = out.low.x;
+        return out;
     }
-    float4 y = at[(w.tid + 1) & 3];
-    if (w.tid == 3) y = make_float4(y.y, y.z, y.w, y.x);
+    float4 y = at[(f.tid + 1) & 3];
+    if (f.tid == 3) y = make_float4(y.y, y.z, y.w, y.x);
+    int worth = f.tid & 1 ? 4 : 1;
+    if (f.tid & 1) factor *= .25f;
     float six = 6 * factor, eight = 8 * factor, five = 5 * factor, three = -3 * factor;
 #pragma unroll
     for (int b = 0; b < 4; b++) {
-        l[b] = fmaf(six, (&x.x)[b], fmaf(eight, (&y.x)[b], magic));
-        m[b] = fmaf(five, (&x.x)[b], fmaf(three, (&y.x)[b], magic));
+        l[b] = fmaf(six, (&x.x)[b], fmaf(eight, (&y.x)[b], FRAME_MAGIC));
+        m[b] = fmaf(five, (&x.x)[b], fmaf(three, (&y.x)[b], FRAME_MAGIC));
     }
-    return make_uint2(digits_pack(l, w.odd), digits_pack(m, w.odd));
+    f.all += (integers_sum(l) + 2 * integers_sum(m)) * worth;
+    digits_pack(l, out.high.x, out.low.x);
+    digits_pack(m, out.high.y, out.low.y);
+    return out;
 }
 
-/* Of part 0's groups first .. end - 1, in place of q'; IN_PLACE false: of a part's, for what they add to middle. */
-template <int D, int UNITS, int BITS, bool IN_PLACE>
-__device__ static inline void digits_fill(const walker<D, UNITS> &w, int part, int first, int end,
-                                          float middle[UNITS])
+/* to: the part's factors. */
+template <int UNITS>
+__device__ static inline void digits_write(const walk_page *page, int unit, int part, int group, int gid, int tid,
+                                           const frame_digits &digits, uint2 *to)
 {
-#pragma unroll 1
-    for (int g = first; g < end; g++) {
-        uint2 digits[UNITS];
-#pragma unroll
-        for (int u = 0; u < UNITS; u++) digits[u] = digits_of<D, UNITS, BITS>(w, u, part, g, middle[u]);
-        if (!IN_PLACE) continue;
+    int bits = page->key_bits[part][group], word = page->key_word[part][group], high = gid / 2 * 8;
+    if (bits == 2) {
+        to += factor_at<UNITS>(word / 4, unit, tid, word % 4 + high);
+        to[0] = digits.high, to[4] = digits.low;
+    } else if (bits == 4) {
+        word += tid / 2;
+        to += factor_at<UNITS>(word / 4, unit, tid % 2 * 2, word % 4 + high);
+        to[0] = to[32] = digits.high, to[4] = to[36] = digits.low;
+    } else if (bits == 1) {
+        int half = word % 2;
+        word /= 2;
+        to += factor_at<UNITS>(word / 4, unit, half * 2 + tid / 2, word % 4 + high);
+        uint32_t *one = (uint32_t *)to + tid % 2;
+        one[0] = digits.high.x, one[8] = digits.low.x;
+    }
+}
+
+/* A part's factors of this lane's query and frame. */
+template <int D, int UNITS>
+__device__ static inline void factors_fill(framer<D> &f, float reach, int unit, int part, uint2 *to)
+{
+    if (f.page->is_ragged[part]) {
+        for (int at = 0; f.record && at < 8; at++)
+            to[factor_at<UNITS>(f.page->n_chunks[part] - 1, unit, at / 2, at % 2 * 16 + f.gid / 2 * 4 + f.tid)] =
+                make_uint2(0, 0);
         __syncwarp();
+    }
 #pragma unroll
-        for (int u = 0; u < UNITS; u++) ((uint2 *)w.mixed)[(g * UNITS + u) * 32 + w.lane] = digits[u];
+    for (int group = 0; group < D / 16; group++) {
+        frame_digits digits = digits_of<D>(f, reach, part, group);
+        if (f.record) digits_write<UNITS>(f.page, unit, part, group, f.gid, f.tid, digits, to);
     }
 }
 
-template <int D, int UNITS, bool IN_PLACE>
-__device__ static inline void part_digits_fill(const walker<D, UNITS> &w, int part, float middle[UNITS])
+/* A unit of both records. */
+template <int D, int UNITS> __device__ static inline void records_fill(framer<D> &f, int unit)
 {
-    const int *end = w.page->key_ends[part];
-    digits_fill<D, UNITS, 4, IN_PLACE>(w, part, 0, end[0], middle);
-    digits_fill<D, UNITS, 2, IN_PLACE>(w, part, end[0], end[1], middle);
-    digits_fill<D, UNITS, 1, IN_PLACE>(w, part, end[1], end[2], middle);
+    uint2 *coefs = f.record ? (uint2 *)(f.record + WALK_COEFS) + unit * 32 : NULL;
+    uint2 *factors = (uint2 *)(f.record + walk_factors_at(f.walk, UNITS));
+    uint2 b[D / 16][2];
+    queries_turn<D>(f, b, coefs, UNITS * 32);
+    if (f.walk->n_basis_steps) terms_fill<D>(f, b, unit * 32 + f.lane);
+    __syncwarp();
+    float most = queries_mix<D>(f, b);
+    __syncwarp();
+    f.all = 0;
+    for (int p = 0; p < f.page->n_parts[f.set]; p++)
+        factors_fill<D, UNITS>(f, 32000 / most, unit, p,
+                               factors + factor_at<UNITS>(f.page->first_chunk[p], 0, 0, 0));
+    int all = f.all;
+    all += __shfl_xor_sync(~0u, all, 1);
+    all += __shfl_xor_sync(~0u, all, 2);
+    if (f.tid || !f.record) return;
+    ((float *)f.record)[4 * unit + f.gid / 2] = most / 32000;
+    ((int *)f.record)[4 * UNITS + 4 * unit + f.gid / 2] = -(all >> 1);
+}
+
+/* Frames `frame` and, where is_second, the next one, of an item. */
+template <int D, int UNITS>
+__device__ static inline void records_make(framer<D> &f, const walk_item &item, int frame, bool is_second)
+{
+    walk_records records = records_find(*f.walk, item);
+    f.set = item.is_recent, f.frame = frame + (is_second ? f.odd : 0);
+    size_t bytes = f.set ? f.walk->record_bytes : f.walk->old_record_bytes;
+    f.records[0] = f.set ? records.recent + (size_t)(frame - records.first_recent) * bytes
+                         : records.old + (size_t)frame * bytes;
+    f.records[1] = is_second ? f.records[0] + bytes : NULL;
+    f.record = f.odd ? f.records[1] : f.records[0];
+#pragma unroll 1
+    for (int u = 0; u < UNITS; u++) {
+        int n = 4 * u + f.gid / 2;
+        f.q = n < item.n_columns
+                  ? f.walk->args.q + column_place<D>(*f.walk, item.tile, item.head, item.part, item.heads, n)
+                  : NULL;
+        records_fill<D, UNITS>(f, u);
+    }
+}
+
+/* Transform, terms, mean and struct walk_page in shared memory. matrix, terms: -1 where they are left in the card's. */
+struct frame_layout {
+    int matrix, terms, mean, warps, bytes;
+};
+
+/* Floats of a warp: q' of two frames, or the near item's queries. */
+__host__ __device__ static inline int frame_mixed(int head_dim)
+{
+    return COLUMNS * (head_dim + 4);
+}
+
+__host__ __device__ static inline frame_layout frame_layout_of(const cuda_walk *walk, int head_dim)
+{
+    frame_layout l;
+    int groups = head_dim / CUDA_GROUP, at = rounded_up((int)sizeof(walk_page));
+    int is_shared = head_dim <= 128;
+    l.matrix = is_shared ? at : -1, at += is_shared ? groups * groups * 512 : 0;
+    l.terms = is_shared ? at : -1, at += is_shared && walk->n_basis_steps ? 2 * groups * 512 : 0;
+    l.mean = at, at += walk->n_basis_steps ? head_dim * 4 : 0;
+    l.warps = rounded_up(at);
+    l.bytes = l.warps + FRAME_WARPS * frame_mixed(head_dim) * (int)sizeof(float);
+    return l;
+}
+
+template <int D>
+__device__ static inline void framer_enter(framer<D> &f, const cuda_walk &walk, int page_index, char *memory)
+{
+    const cuda_codec *codec = walk.codec;
+    frame_layout layout = frame_layout_of(&walk, D);
+    const uint4 *matrix = (const uint4 *)codec->query_tiles + page_index * codec->query_tiles_stride,
+                *terms = (const uint4 *)codec->mean_tiles + page_index * (D / 16) * 64;
+    if (layout.matrix >= 0) {
+        static_copy(memory + layout.matrix, matrix, D * D * 2);
+        matrix = (const uint4 *)(memory + layout.matrix);
+        if (walk.n_basis_steps) static_copy(memory + layout.terms, terms, D / 16 * 1024);
+        terms = (const uint4 *)(memory + layout.terms);
+    }
+    for (int i = threadIdx.x; walk.n_basis_steps && i < D; i += blockDim.x)
+        ((float *)(memory + layout.mean))[i] = codec->mean_turned[(size_t)page_index * D + i] * walk.args.scale / 64;
+    page_copy(codec, page_index, memory);
+    ptx_copy_commit();
+    ptx_copy_wait<0>();
+    __syncthreads();
+    f.walk = &walk, f.page = (const walk_page *)memory, f.page_index = page_index;
+    f.matrix = matrix, f.terms = terms, f.mean = (const float *)(memory + layout.mean);
+    f.lane = threadIdx.x % 32, f.gid = f.lane / 4, f.tid = f.lane % 4, f.odd = f.gid % 2;
+    f.mixed = (float *)(memory + layout.warps) + threadIdx.x / 32 * frame_mixed(D);
 }
 
 template <int D, int UNITS>
-__device__ static inline void frame_enter(walker<D, UNITS> &w, int frame, int set)
+__global__ void __launch_bounds__(32 * FRAME_WARPS, D <= 128 ? 2 : 1)
+    frame_kernel(const __grid_constant__ cuda_walk walk)
 {
-    w.frame = frame, w.set = set;
-    float middle[UNITS];
-    __syncwarp();
-#pragma unroll
-    for (int u = 0; u < UNITS; u++) {
-        uint32_t b[D / 16][2];
-        queries_turn<D, UNITS>(w, u, b);
-        if (w.walk->n_basis_steps) terms_fill<D, UNITS>(w, u, b);
-        queries_mix<D, UNITS>(w, u, b);
-        middle[u] = 0;
-    }
-    __syncwarp();
-    if (w.page->n_parts[set] == 1)
-        part_digits_fill<D, UNITS, true>(w, 0, middle);
-    else
-        for (int p = 0; p < w.page->n_parts[set]; p++) part_digits_fill<D, UNITS, false>(w, p, middle);
-    __syncwarp();
-#pragma unroll
-    for (int u = 0; u < UNITS; u++) {
-        float sum = middle[u];
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        w.middle[u] = __float2int_rn(__shfl_sync(~0u, sum, 8 * w.tid));
+    CUDA_DYNAMIC_SHARED(memory);
+    int lots = walk.args.n_kv_heads * walk.n_parts, lot = blockIdx.x % lots, index = blockIdx.x / lots;
+    int n_blocks = (gridDim.x - lot + lots - 1) / lots;
+    int blocks = 2 * walk.place_blocks, first = index * FRAME_WARPS + (int)threadIdx.x / 32;
+    framer<D> f;
+    framer_enter<D>(f, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
+#pragma unroll 1
+    for (int at = first; at < walk.n_items; at += n_blocks * FRAME_WARPS) {
+        walk_item item = item_find<D>(walk, walk.n_items - 1 - at, lot); /* near ones, which take longest, first */
+        int frame = item.first / blocks;
+        if (item.is_near) {
+            half_item<D, true>(walk, item, f.mixed);
+            __syncwarp();
+            continue;
+        }
+        /* Of several pairs in a frame the first one's warp. */
+        if (item.is_recent && item.first != int_max(frame * blocks, item.old_end)) continue;
+#pragma unroll 1
+        for (; frame * blocks < item.end; frame += 2)
+            records_make<D, UNITS>(f, item, frame, (frame + 1) * blocks < item.end);
     }
 }
 

@@ -1,7 +1,7 @@
 #ifndef KERNELS_CUDA_WALK_HALF_CUH
 #define KERNELS_CUDA_WALK_HALF_CUH
 
-#include "kernels/cuda/walk.cuh"
+#include "kernels/cuda/walk_page.cuh"
 
 /*
  * Blocks and sinks in fp16: one warp, up to 8 query columns, by mma.m16n8k16 with keys, or values transposed,
@@ -9,7 +9,7 @@
  * tid + 1.
  */
 
-enum { TOKENS = CUDA_TOKENS, COLUMNS = CUDA_COLUMNS };
+enum { TOKENS = CUDA_TOKENS };
 
 struct segment {
     const cuda_span *span;
@@ -138,6 +138,85 @@ __device__ static void half_step(const segment &g, softmax_state<D> &state, cons
 __device__ static inline int half_channel(int i, int h, int gid)
 {
     return 32 * (i / 2) + 4 * gid + 2 * (i % 2) + h;
+}
+
+/* Of format f16 a segment and, in the last one, the own block; otherwise all sinks and the own block.
+   queries: in shared memory, [8][D + 4]. */
+template <int D, bool IS_CODED>
+__device__ static inline void half_item(const cuda_walk &walk, const walk_item &item, float *queries)
+{
+    segment g;
+    g.own = item.tile.position / TOKENS;
+    g.heads = item.heads, g.n_columns = item.n_columns;
+    g.span = item.span;
+    g.layer = walk.args.layer, g.page = g.layer * walk.args.n_kv_heads + item.head;
+    g.first_slot = item.tile.position % TOKENS;
+    g.lane = threadIdx.x % 32, g.gid = g.lane / 4, g.tid = g.lane % 4;
+    g.q = queries;
+    __syncwarp();
+    for (int at = g.lane; at < COLUMNS * D; at += 32) {
+        int n = at / D, i = at % D;
+        float x = n < g.n_columns
+                      ? walk.args.q[column_place<D>(walk, item.tile, item.head, item.part, item.heads, n) + i]
+                      : 0;
+        g.q[n * (D + 4) + i] = x * walk.args.scale;
+    }
+    __syncwarp();
+    softmax_state<D> state;
+    for (int c = 0; c < 2; c++) state.max[c] = -INFINITY, state.sum[c] = 0;
+#pragma unroll
+    for (int i = 0; i < D / 16; i++)
+        for (int e = 0; e < 4; e++) state.half[i][e] = 0;
+    if (IS_CODED) {
+        /* Few blocks have sinks: 128 masks at a time. */
+        int end = min(g.own, g.span->sink_blocks);
+        for (int first = 0; first < end; first += 128) {
+            unsigned there[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int b = first + 32 * i + g.lane;
+                there[i] = __ballot_sync(~0u, b < end && g.span->blocks[b].sink_mask != 0);
+            }
+#pragma unroll 1
+            for (int i = 0; i < 4; i++)
+                for (unsigned left = there[i]; left; left &= left - 1) {
+                    const cuda_block *block = &g.span->blocks[first + 32 * i + __ffs((int)left) - 1];
+                    half_step<D, true>(g, state, NULL, block->sinks, __popcll(block->sink_mask), -1);
+                }
+        }
+    } else {
+        for (int b = item.first; b < item.end; b++)
+            half_step<D, false>(g, state, half_page(&g.span->blocks[b], g.layer, item.head, D), NULL, TOKENS,
+                                -1);
+    }
+    if (item.is_near)
+        half_step<D, false>(g, state, half_page(&g.span->blocks[g.own], g.layer, item.head, D), NULL,
+                            g.first_slot + item.tile.n_rows, g.first_slot);
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        int column = 2 * g.tid + c;
+        float sum = rows_sum(state.sum[c]);
+        if (column >= g.n_columns) continue;
+        float *out = item.partial + column * (4 + D);
+        if (g.gid == 0) out[0] = state.max[c], out[1] = sum;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++)
+            for (int h = 0; h < 2; h++) out[4 + half_channel(i, h, g.gid)] = state.half[i][2 * h + c];
+    }
+}
+
+enum { HALF_WARPS = 4 };
+
+template <int D>
+__global__ void __launch_bounds__(32 * HALF_WARPS, D <= 128 ? 4 : 2)
+    half_kernel(const __grid_constant__ cuda_walk walk)
+{
+    CUDA_DYNAMIC_SHARED(half_memory);
+    int warp = threadIdx.x / 32, lots = walk.args.n_kv_heads * walk.n_parts;
+    int at = blockIdx.x * HALF_WARPS + warp;
+    if (at >= walk.n_items * lots) return;
+    walk_item item = item_find<D>(walk, at / lots, at % lots);
+    half_item<D, false>(walk, item, (float *)half_memory + warp * COLUMNS * (D + 4));
 }
 
 #endif

@@ -2,8 +2,7 @@
  * cuda_bench [o2|f16|SHAPE|VARIANT ...]: decode attention alone on the card, pages of random codes, in the
  * shapes (sequences, query heads, KV heads, context) that docs/cuda.md lists, of which SHAPE is the number, 1
  * to 6; every block and tier as it would be: 4 sinks, 8 recent blocks in all parts, the open block in f16,
- * frames and means. Beside it what the card copies. VARIANT: warps of a thread block and stages of their
- * rings, "12x2". What is not named is all of it.
+ * frames and means. Beside it what the card copies. VARIANT: warps of a thread block. What is not named is all of it.
  */
 #include "tests/cuda/card.h"
 #include "tests/unit/support/kv_fixture.h"
@@ -75,10 +74,7 @@ static size_t blocks_deal(struct bench *bench, char *memory)
 /* A backend that uses this variant. */
 static void variant_open(const char *variant)
 {
-    char warps[2][8] = {"12", "2"};
-    sscanf(variant, "%7[0-9]x%7[0-9]", warps[0], warps[1]);
-    setenv("OCTAVO_CUDA_WARPS", warps[0], 1);
-    setenv("OCTAVO_CUDA_STAGES", warps[1], 1);
+    setenv("OCTAVO_CUDA_WARPS", variant, 1);
     card_open();
 }
 
@@ -188,16 +184,16 @@ int main(int argc, char **argv)
                                     {64, 28, 4, 8192},  {8, 64, 8, 32768}, {1, 32, 8, 131072}};
     static const char *const numbers[] = {"1", "2", "3", "4", "5", "6", NULL};
     static const char *const formats[] = {"o2", "f16", NULL};
-    static const char *const variants[] = {"12x2", "13x2", "10x2", "8x2", "8x3", NULL};
+    static const char *const variants[] = {"16", "12", "8", NULL};
     bool is_good = true;
-    variant_open("12x2");
+    variant_open("16");
     double copy = copy_speed();
     printf("%s: copies %.2f TB/s, bytes read and written\n", cuda->name, copy / 1e12);
     is_good &= variant_close();
     for (int s = 0; numbers[s]; s++)
         for (int f = 0; formats[f]; f++)
             for (int v = 0; variants[v]; v++) {
-                bool is_f16 = !strcmp(formats[f], "f16"); /* it has no ring */
+                bool is_f16 = !strcmp(formats[f], "f16"); /* always 4 */
                 if (is_f16 && v > 0) continue;
                 if (!is_wanted(argc, argv, numbers, numbers[s]) ||
                     !is_wanted(argc, argv, formats, formats[f]) ||

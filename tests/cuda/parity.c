@@ -5,7 +5,7 @@
  *   rows and elements      within fp32 noise of the CPU
  *   products               within fp16 noise of the CPU at 16 bits; a token's bits do not depend on the batch
  *   kv_store, kv_seal      codes, scales and sinks equal to the CPU's, bit for bit; kv_unseal likewise
- *   attention              the plain kernel within 1e-5 of the formulas, the fast one within 1e-3; a row's
+ *   attention              the plain kernel within 1e-5 of the formulas, the fast one within 2e-3; a row's
  * bits do not depend on the batch or the chunk
  *
  * On the emulated card (tests/cuda/emulator) the same, over fewer tokens.
@@ -208,7 +208,7 @@ static void check_attention(const struct kv_fixture *ours, const struct mirror *
     }
     printf("  %s attention %s: error %.2e of all rows, %.2e of the worst\n", is_plain ? "plain" : "fast",
            name, sqrt(errors / sum), worst);
-    double limit = is_plain ? 1e-5 : 1e-3;
+    double limit = is_plain ? 1e-5 : 2e-3;
     card_check(sqrt(errors / sum) < limit && worst < 2 * limit, "attention", name, worst);
     for (int r = 0; r < rows; r += CARD_IS_EMULATED ? 23 : 11) {
         float *alone = attend(mirror, layer, first + r, 1);

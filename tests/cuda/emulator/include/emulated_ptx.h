@@ -48,13 +48,26 @@ static inline void ptx_multiply_bytes_32(int *c, uint32_t a0, uint32_t a1, uint3
     emulated_meet(emulated_multiply_bytes, "mma of bytes", ~0u, &fragments);
 }
 
-static inline void ptx_multiply_bytes_16(int *c, uint32_t a0, uint32_t a1, uint32_t b0)
+static inline void ptx_multiply(float *d, const float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                uint32_t b1)
 {
-    emulated_byte_fragments fragments = {c, 16, {a0, a1, 0, 0}, {b0, 0}};
-    emulated_meet(emulated_multiply_bytes, "mma of bytes", ~0u, &fragments);
+    for (int i = 0; i < 4; i++) d[i] = c[i];
+    ptx_multiply(d, a0, a1, a2, a3, b0, b1);
+}
+
+static inline void ptx_multiply_bytes_32(int *d, const int *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                         uint32_t b0, uint32_t b1)
+{
+    for (int i = 0; i < 4; i++) d[i] = c[i];
+    ptx_multiply_bytes_32(d, a0, a1, a2, a3, b0, b1);
 }
 
 static inline void ptx_begin_next() {}
+
+static inline float ptx_reciprocal(float x)
+{
+    return 1 / x;
+}
 
 static inline float ptx_exp2(float x)
 {
