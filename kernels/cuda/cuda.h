@@ -53,7 +53,7 @@ struct cuda_batch {
     const struct cuda_resident *codec; /* NULL: f16 */
     int first_tile, n_tiles, first_item, n_items, n_old_items, first_slot, n_slots, most_slots;
     int old_record_bytes, all_record_bytes; /* of a frame with old blocks, with recent ones */
-    size_t first_record, record_bytes;      /* of one KV head and lot */
+    size_t record_bytes;                    /* of one KV head and lot */
 };
 
 struct cuda_state {
@@ -74,7 +74,7 @@ struct cuda_state {
     struct cuda_chooser *chooser; /* NULL: nobody has asked */
     size_t acts_bytes;
     struct cuda_batch *batches; /* [n_batches], of cuda_state.tiles; room for most_batches */
-    int n_batches, most_batches, walk_columns;
+    int n_batches, most_batches, walk_columns, walk_lots;
     size_t items_at; /* in tiles' memory */
     int n_processors, most_shared_bytes;
     void *matmul_90; /* cuda_matmul_90_open */

@@ -67,10 +67,10 @@ struct cuda_walk_page {
     int row_bytes[CUDA_MAX_PARTS], key_bytes[CUDA_MAX_PARTS], page_bytes[CUDA_MAX_PARTS];
     uint64_t offset[CUDA_MAX_PARTS];
     int n_parts[2];
-    int is_plain_old; /* old blocks have one part, and all its values a trellis */
-    int has_plain;    /* values of other than 2 bits, in any part */
+    int all_key_bytes, all_value_bytes; /* codes of all parts */
+    int is_plain_old;                   /* old blocks have one part, and all its values a trellis */
+    int has_plain;                      /* values of other than 2 bits, in any part */
     struct cuda_walk_room room;
-    int padding[2]; /* to a multiple of 16 bytes */
 };
 
 struct cuda_codec {
@@ -121,15 +121,20 @@ struct cuda_row {
 struct cuda_tile {
     int span, first_row, n_rows, position; /* first_row: of the batch */
     int first_slot, n_slots;               /* walk.cuh: where its partial results stand */
-    int n_old_slots;                   /* of coded tiles: segments of old blocks; then pairs of recent ones */
-    int n_old_frames, n_recent_frames; /* that have old blocks, that have recent ones */
-    uint64_t first_record;             /* where its frames' records stand, in bytes of one KV head and part */
 };
 
-/* walk.cuh: a piece of a tile. slot: of the tile; the last one has sinks and the own block, or the own
-   block's segment when all blocks are f16. */
+/* walk.cuh: a piece of a tile, and all that a warp must know of it. */
+enum { CUDA_ITEM_OLD, CUDA_ITEM_RECENT, CUDA_ITEM_NEAR }; /* NEAR: sinks and own block; of f16 any */
 struct cuda_item {
-    int tile, slot;
+    const struct cuda_block *blocks; /* of the span */
+    uint64_t records; /* of the tile, of all KV heads and lots: where they begin in the batch's */
+    uint32_t lot_bytes,
+        record_at;        /* from one's to the next one's; there that of the frame of block `first` */
+    int kind, tile, slot; /* slot: of the batch */
+    int first_row, n_rows;
+    int first, end;           /* blocks, the own one not */
+    int made_first, made_end; /* frames whose records are made on its behalf */
+    int padding;              /* to 64 bytes */
 };
 
 /* ---- rows.cu ---- */
@@ -180,7 +185,7 @@ cudaError_t cuda_attention_plain_run(const struct cuda_attention *args, cudaStre
    for queries in a tile, 4 or 8; query heads of a KV head come in n_parts lots of 8. */
 enum {
     CUDA_WALK_SEGMENT = 8,
-    CUDA_WALK_PAIR = 2,
+    CUDA_WALK_RECENT = 4,
     CUDA_WALK_FACTORS = 512
 }; /* blocks; bytes of a kind of values' factors */
 /* A record (walk.cuh) of chunks of keys' factors, for so many units of 4 queries; from CUDA_WALK_COEFS on the
@@ -204,11 +209,9 @@ struct cuda_walk {
     int n_processors, most_shared_bytes;
     float *partials; /* [slot - first_slot][KV head][part][columns][4 + head_dim] */
     /* Records of frames (walk.cuh): of a tile those of frames with old blocks, of old_record_bytes, then
-       those of frames with recent ones, of record_bytes; [tile][KV head][part], a tile's from first_record KV
-       heads * parts on, less first_record of the batch's first tile. */
+       those of frames with recent ones, of record_bytes; [tile][KV head][part]. */
     char *records;
     int old_record_bytes, record_bytes;
-    uint64_t first_record;
 };
 cudaError_t cuda_walk_run(const struct cuda_walk *walk, cudaStream_t stream);
 

@@ -41,7 +41,6 @@ static struct cuda_batch *batch_begin(struct cuda_state *cuda, const struct cuda
         batch->first_tile = last->first_tile + last->n_tiles;
         batch->first_item = last->first_item + last->n_items;
         batch->first_slot = last->first_slot + last->n_slots;
-        batch->first_record = last->first_record + last->record_bytes;
     }
     return batch;
 }
@@ -54,33 +53,30 @@ static int tile_rows(const struct attention_span *span, int r, int at_once)
     return n < at_once ? n : at_once;
 }
 
-/* A tile's slots: of format f16 segments up to the own block; otherwise segments of old blocks, pairs of
-   recent ones, and one for the sinks and the own block. */
-static void slots_count(const struct attention_span *span, struct cuda_tile *tile)
-{
-    int own = tile->position / KV_BLOCK_TOKENS,
-        old_end = own > span->recent_blocks ? own - span->recent_blocks : 0;
-    if (!span->codec) {
-        tile->n_slots = own / CUDA_WALK_SEGMENT + 1;
-        return;
-    }
-    tile->n_old_slots = (old_end + CUDA_WALK_SEGMENT - 1) / CUDA_WALK_SEGMENT;
-    int n_pairs = old_end < own ? (own + CUDA_WALK_PAIR - 1) / CUDA_WALK_PAIR - old_end / CUDA_WALK_PAIR : 0;
-    tile->n_slots = tile->n_old_slots + n_pairs + 1;
-}
+/* The coded blocks of a tile: old ones before old_end, recent ones before own. */
+struct reach {
+    int own, old_end, frame_blocks;
+    int n_old_slots, n_recent_slots;   /* segments */
+    int n_old_frames, n_recent_frames; /* that have old blocks, that have recent ones */
+    size_t lot_bytes;                  /* of the frames' records, of one KV head and lot of query heads */
+};
 
-/* The frames of a tile, and in bytes their records of one KV head and lot of query heads. */
-static size_t frames_count(const struct cuda_batch *batch, const struct attention_span *span,
-                           struct cuda_tile *tile)
+static struct reach reach_of(const struct cuda_batch *batch, const struct attention_span *span, int position)
 {
-    if (!span->codec) return 0;
-    int own = tile->position / KV_BLOCK_TOKENS,
-        old_end = own > span->recent_blocks ? own - span->recent_blocks : 0;
+    struct reach out = {.own = position / KV_BLOCK_TOKENS};
+    if (!batch->codec) return out;
     int blocks = 2 * batch->codec->place_blocks;
-    tile->n_old_frames = (old_end + blocks - 1) / blocks;
-    tile->n_recent_frames = old_end < own ? (own - 1) / blocks - old_end / blocks + 1 : 0;
-    return (size_t)tile->n_old_frames * (size_t)batch->old_record_bytes +
-           (size_t)tile->n_recent_frames * (size_t)batch->all_record_bytes;
+    out.frame_blocks = blocks;
+    out.old_end = out.own > span->recent_blocks ? out.own - span->recent_blocks : 0;
+    out.n_old_slots = (out.old_end + CUDA_WALK_SEGMENT - 1) / CUDA_WALK_SEGMENT;
+    out.n_old_frames = (out.old_end + blocks - 1) / blocks;
+    if (out.old_end < out.own) {
+        out.n_recent_slots = (out.own - 1) / CUDA_WALK_RECENT - out.old_end / CUDA_WALK_RECENT + 1;
+        out.n_recent_frames = (out.own - 1) / blocks - out.old_end / blocks + 1;
+    }
+    out.lot_bytes = (size_t)out.n_old_frames * (size_t)batch->old_record_bytes +
+                    (size_t)out.n_recent_frames * (size_t)batch->all_record_bytes;
+    return out;
 }
 
 /* How a call's rows become tiles: rows of a tile, room for its queries, and what a launch may need of partial
@@ -98,23 +94,26 @@ static bool span_cut(struct cuda_state *cuda, const struct attention_span *span,
     struct cuda_batch *batch = &cuda->batches[cuda->n_batches - 1];
     for (int r = 0, step; r < span->n_rows; r += step) {
         step = tile_rows(span, r, cut->at_once);
-        struct cuda_tile tile = {
-            .span = index, .first_row = span->first_row + r, .n_rows = step, .position = span->first_pos + r};
-        slots_count(span, &tile);
-        int n_slots = tile.n_slots;
-        size_t record_bytes = frames_count(batch, span, &tile);
+        struct reach reach = reach_of(batch, span, span->first_pos + r);
+        int n_slots =
+            span->codec ? reach.n_old_slots + reach.n_recent_slots + 1 : reach.own / CUDA_WALK_SEGMENT + 1;
         if (batch->n_slots > 0 && (batch->n_slots + n_slots > cut->most_slots ||
-                                   batch->record_bytes + record_bytes > cut->most_record_bytes)) {
+                                   batch->record_bytes + reach.lot_bytes > cut->most_record_bytes)) {
             batch = batch_begin(cuda, batch->codec, cut->columns);
             if (!batch) return false;
         }
-        tile.first_slot = batch->first_slot + batch->n_slots;
-        tile.first_record = batch->first_record + batch->record_bytes;
-        if (tiles) tiles[batch->first_tile + batch->n_tiles] = tile;
+        if (tiles)
+            tiles[batch->first_tile + batch->n_tiles] =
+                (struct cuda_tile){.span = index,
+                                   .first_row = span->first_row + r,
+                                   .n_rows = step,
+                                   .position = span->first_pos + r,
+                                   .first_slot = batch->first_slot + batch->n_slots,
+                                   .n_slots = n_slots};
         batch->n_tiles++;
-        batch->record_bytes += record_bytes;
+        batch->record_bytes += reach.lot_bytes;
         batch->n_slots += n_slots, batch->n_items += n_slots;
-        batch->n_old_items += tile.n_old_slots;
+        batch->n_old_items += reach.n_old_slots;
         if (n_slots > batch->most_slots) batch->most_slots = n_slots;
     }
     return true;
@@ -144,22 +143,75 @@ static bool batches_make(struct cuda_state *cuda, const struct attention_args *a
     return true;
 }
 
-enum { KIND_OLD, KIND_RECENT, KIND_NEAR, KINDS };
-
-static int item_kind(const struct cuda_tile *tile, int slot)
+/* Of a tile the slot-th segment of old blocks, or of recent ones. */
+static void old_item_fill(const struct cuda_batch *batch, const struct reach *reach, int slot,
+                          struct cuda_item *item)
 {
-    if (slot < tile->n_old_slots) return KIND_OLD;
-    return slot < tile->n_slots - 1 ? KIND_RECENT : KIND_NEAR;
+    item->kind = CUDA_ITEM_OLD;
+    item->first = slot * CUDA_WALK_SEGMENT;
+    item->end =
+        item->first + CUDA_WALK_SEGMENT < reach->old_end ? item->first + CUDA_WALK_SEGMENT : reach->old_end;
+    int frame = item->first / reach->frame_blocks;
+    item->made_first = frame, item->made_end = (item->end - 1) / reach->frame_blocks + 1;
+    item->record_at = (uint32_t)(frame * batch->old_record_bytes);
 }
 
-/* A batch's items, near ones last: warps take them in this order. */
-static void items_fill(const struct cuda_batch *batch, const struct cuda_tile *tiles, struct cuda_item *items)
+/* A frame's record is made on behalf of the item that has its first recent block. */
+static void recent_item_fill(const struct cuda_batch *batch, const struct reach *reach, int slot,
+                             struct cuda_item *item)
 {
-    int n = batch->first_item;
-    for (int kind = 0; kind < KINDS; kind++)
-        for (int t = batch->first_tile; t < batch->first_tile + batch->n_tiles; t++)
-            for (int slot = 0; slot < tiles[t].n_slots; slot++)
-                if (item_kind(&tiles[t], slot) == kind) items[n++] = (struct cuda_item){t, slot};
+    int segment = reach->old_end / CUDA_WALK_RECENT + slot, first = segment * CUDA_WALK_RECENT;
+    item->kind = CUDA_ITEM_RECENT;
+    item->first = first > reach->old_end ? first : reach->old_end;
+    item->end = first + CUDA_WALK_RECENT < reach->own ? first + CUDA_WALK_RECENT : reach->own;
+    int blocks = reach->frame_blocks, frame = item->first / blocks;
+    bool is_first = item->first == reach->old_end || item->first % blocks == 0;
+    item->made_first = is_first ? frame : frame + 1, item->made_end = (item->end - 1) / blocks + 1;
+    item->record_at = (uint32_t)(reach->n_old_frames * batch->old_record_bytes +
+                                 (frame - reach->old_end / blocks) * batch->all_record_bytes);
+}
+
+/* The items of a batch's tiles: old, recent, near; next: where the next of each kind goes. */
+static void tile_items_fill(const struct cuda_state *cuda, const struct cuda_batch *batch,
+                            const struct attention_span *span, int index, const struct cuda_tile *tile,
+                            uint64_t records, struct cuda_item *next[3])
+{
+    struct reach reach = reach_of(batch, span, tile->position);
+    struct cuda_item common = {.blocks = ((const struct cuda_span *)cuda->table.host)[tile->span].blocks,
+                               .records = records,
+                               .lot_bytes = (uint32_t)reach.lot_bytes,
+                               .kind = CUDA_ITEM_NEAR,
+                               .tile = index,
+                               .first_row = tile->first_row,
+                               .n_rows = tile->n_rows};
+    for (int slot = 0; slot < tile->n_slots; slot++) {
+        struct cuda_item item = common;
+        item.slot = tile->first_slot - batch->first_slot + slot;
+        if (!batch->codec) { /* of f16 a segment */
+            item.first = slot * CUDA_WALK_SEGMENT;
+            item.end =
+                item.first + CUDA_WALK_SEGMENT < reach.own ? item.first + CUDA_WALK_SEGMENT : reach.own;
+        } else if (slot < reach.n_old_slots) {
+            old_item_fill(batch, &reach, slot, &item);
+        } else if (slot < tile->n_slots - 1) {
+            recent_item_fill(batch, &reach, slot - reach.n_old_slots, &item);
+        }
+        *next[item.kind]++ = item;
+    }
+}
+
+static void items_fill(const struct cuda_state *cuda, const struct attention_args *args,
+                       const struct cuda_batch *batch, const struct cuda_tile *tiles, struct cuda_item *items)
+{
+    struct cuda_item *first = items + batch->first_item, *near = first + batch->n_items;
+    if (batch->codec) near -= batch->n_tiles;
+    struct cuda_item *next[3] = {first, first + batch->n_old_items, batch->codec ? near : first};
+    uint64_t records = 0, lots = (uint64_t)cuda->walk_lots;
+    for (int t = batch->first_tile; t < batch->first_tile + batch->n_tiles; t++) {
+        const struct attention_span *span = &args->spans[tiles[t].span];
+        tile_items_fill(cuda, batch, span, t, &tiles[t], records, next);
+        records += reach_of(batch, span, tiles[t].position).lot_bytes * lots;
+    }
 }
 
 /* Floats of a slot's partial results. */
@@ -175,6 +227,7 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
     if (cuda->table.tiles_group == group) return true;
     int columns = columns_of(args, group);
     int lots = args->shape->n_kv_heads * ((group + MOST_COLUMNS - 1) / MOST_COLUMNS);
+    cuda->walk_columns = columns, cuda->walk_lots = lots;
     struct cut cut = {.at_once = columns < MOST_COLUMNS || group >= MOST_COLUMNS ? 1 : MOST_COLUMNS / group,
                       .columns = columns,
                       .most_slots = (int)(PARTIAL_BYTES / sizeof(float) / slot_floats(args, columns)),
@@ -189,8 +242,8 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
     struct cuda_tile *tiles = (struct cuda_tile *)cuda->tiles.host;
     if (!batches_make(cuda, args, &cut, tiles)) return false;
     for (int i = 0; i < cuda->n_batches; i++)
-        items_fill(&cuda->batches[i], tiles, (struct cuda_item *)(cuda->tiles.host + cuda->items_at));
-    cuda->walk_columns = columns;
+        items_fill(cuda, args, &cuda->batches[i], tiles,
+                   (struct cuda_item *)(cuda->tiles.host + cuda->items_at));
     cuda->table.tiles_group = group;
     return cuda_send(cuda, cuda->tiles.device.memory, tiles, bytes, "tiles");
 }
@@ -227,7 +280,6 @@ void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *a
         walk.n_basis_halves = batch->codec ? batch->codec->n_basis_halves : 0;
         walk.place_blocks = batch->codec ? batch->codec->place_blocks : 0;
         walk.old_record_bytes = batch->old_record_bytes, walk.record_bytes = batch->all_record_bytes;
-        walk.first_record = batch->first_record;
         walk.items = (const struct cuda_item *)((char *)cuda->tiles.device.memory + cuda->items_at) +
                      batch->first_item;
         walk.n_items = batch->n_items, walk.n_old_items = batch->n_old_items;

@@ -21,7 +21,8 @@ template <int D, int UNITS> struct walker {
     int lane, gid, tid, odd; /* odd: of gid; which digit, which half of a row tile comes first */
     int kinds_bytes;         /* of a unit in exchange */
     int is_plain_old;        /* old blocks have one part and values in a trellis */
-    int n_chunks, n_nibble_chunks, keys_at, values_at, scales_at; /* of such a part: this lane's, in a page */
+    int n_chunks, n_nibble_chunks, keys_at, values_at; /* of such a part: this lane's, in a page */
+    int scales_at;                                     /* in an old block's page */
     float unit[UNITS];       /* of query tid: a key sum's unit */
     int middle[UNITS];       /* of query tid: what the sums start from */
     float max[UNITS], sum[UNITS];
@@ -154,26 +155,29 @@ __device__ static inline void part_sum(const uint8_t *words, int odd, const uint
         words_multiply<UNITS, false>(words, odd, factors, NULL, c);
 }
 
-/* Sums of keys over channels, of all parts. IS_PLAIN: of blocks that is_plain_old speaks of. */
+/* Sums of keys over channels, of all parts: a set 0's stand a page apart, a set 1's one after the other. IS_PLAIN: of
+   blocks that is_plain_old speaks of. */
 template <int D, int UNITS, bool IS_PLAIN>
-__device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t *pages, int n_parts, int c[UNITS][4][4])
+__device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t *keys, int set, int c[UNITS][4][4])
 {
     int from[UNITS][4];
 #pragma unroll
     for (int u = 0; u < UNITS; u++) from[u][0] = from[u][2] = 0, from[u][1] = from[u][3] = w.middle[u];
-    if (IS_PLAIN) {
-        part_sum<UNITS, true>(pages + w.keys_at, w.odd, w.factors, w.n_nibble_chunks, w.n_chunks, from, c);
-        return;
-    }
+    if constexpr (IS_PLAIN) {
+        part_sum<UNITS, true>(keys + w.keys_at, w.odd, w.factors, w.n_nibble_chunks, w.n_chunks, from, c);
+    } else {
 #pragma unroll
-    for (int u = 0; u < UNITS; u++)
+        for (int u = 0; u < UNITS; u++)
 #pragma unroll
-        for (int i = 0; i < 16; i++) c[u][i / 4][i % 4] = from[u][i % 4];
+            for (int i = 0; i < 16; i++) c[u][i / 4][i % 4] = from[u][i % 4];
 #pragma unroll 1
-    for (int p = 0; p < n_parts; pages += w.page->page_bytes[p], p++)
-        part_sum<UNITS, false>(pages + w.gid * w.page->row_bytes[p] + 32 * w.tid, w.odd,
-                               w.factors + factor_at<UNITS>(w.page->first_chunk[p], 0, 0, 0),
-                               w.page->n_nibble_chunks[p], w.page->n_chunks[p], NULL, c);
+        for (int p = 0; p < w.page->n_parts[set]; p++) {
+            part_sum<UNITS, false>(keys + w.gid * w.page->row_bytes[p] + 32 * w.tid, w.odd,
+                                   w.factors + factor_at<UNITS>(w.page->first_chunk[p], 0, 0, 0),
+                                   w.page->n_nibble_chunks[p], w.page->n_chunks[p], NULL, c);
+            keys += set ? w.page->key_bytes[p] : w.page->page_bytes[p];
+        }
+    }
 }
 
 /* The eight scales that belong to this lane's tokens: h, then i. */
@@ -419,20 +423,18 @@ __device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint
     }
 }
 
-/* pages: of the set's parts, one after the other, in shared memory. j: the block's place in its frame. IS_PLAIN: as
+/* Scores of a block's keys and what they make of its values' weights. keys: in shared memory, of a plain block its page,
+   otherwise part after part, stride apart beside their codes. j: the block's place in its frame. IS_PLAIN: as
    is_plain_old says, and the block is old. */
 template <int D, int UNITS, bool IS_PLAIN>
-__device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pages, int j, int set, uint64_t sinks)
+__device__ static inline void weights_find(walker<D, UNITS> &w, const uint8_t *keys, const uint16_t *key_scales, int j,
+                                           int set, uint64_t sinks, walk_weights v[UNITS])
 {
     float mean[UNITS][4][4], s[UNITS][4][2], scales[2][4];
-    int c[UNITS][4][4], n_parts = IS_PLAIN ? 1 : w.page->n_parts[set];
+    int c[UNITS][4][4];
     bool has_plain = !IS_PLAIN && w.page->has_plain;
     mean_scores<D, UNITS>(w, j, mean);
-    keys_sum<D, UNITS, IS_PLAIN>(w, pages, n_parts, c);
-    int scales_at = w.scales_at;
-    if (!IS_PLAIN) scales_at = (set ? w.page->room.bytes : w.page->room.old_bytes) - 4 * WALK_TOKENS;
-    const uint16_t *key_scales = (const uint16_t *)(pages + scales_at);
-    walk_weights v[UNITS];
+    keys_sum<D, UNITS, IS_PLAIN>(w, keys, set, c);
     scales_read(key_scales, w.gid, w.odd, scales);
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
@@ -451,13 +453,31 @@ __device__ static inline void block_step(walker<D, UNITS> &w, const uint8_t *pag
         digits_read(factors + WALK_FACTORS, w.gid, w.tid, w.odd, v[u].high);
         if (has_plain) digits_read(factors + 2 * WALK_FACTORS, w.gid, w.tid, w.odd, v[u].plain);
     }
-    if (IS_PLAIN) {
-        trellis_values_sum<D, UNITS>(w, pages + w.values_at, v);
-        return;
-    }
+}
+
+/* Values of a set's parts, which stand one after the other, but for skip bytes after each. */
+template <int D, int UNITS>
+__device__ static inline void parts_values_sum(walker<D, UNITS> &w, const uint8_t *values, int is_page, int set,
+                                               const walk_weights v[UNITS])
+{
 #pragma unroll 1
-    for (int p = 0; p < n_parts; pages += w.page->page_bytes[p], p++)
-        mixed_values_sum<D, UNITS>(w, pages + w.page->key_bytes[p] + 4 * w.gid, set, p, v);
+    for (int p = 0; p < w.page->n_parts[set]; p++) {
+        int keys = w.page->key_bytes[p];
+        mixed_values_sum<D, UNITS>(w, values + (is_page ? keys : 0) + 4 * w.gid, set, p, v);
+        values += w.page->page_bytes[p] - (is_page ? 0 : keys + 4 * WALK_TOKENS);
+    }
+}
+
+/* An old block. page: of its parts, one after the other, in shared memory. */
+template <int D, int UNITS, bool IS_PLAIN>
+__device__ static inline void old_block_step(walker<D, UNITS> &w, const uint8_t *page, int j, uint64_t sinks)
+{
+    walk_weights v[UNITS];
+    weights_find<D, UNITS, IS_PLAIN>(w, page, (const uint16_t *)(page + w.scales_at), j, 0, sinks, v);
+    if constexpr (IS_PLAIN)
+        trellis_values_sum<D, UNITS>(w, page + w.values_at, v);
+    else
+        parts_values_sum<D, UNITS>(w, page, 1, 0, v);
 }
 
 #endif

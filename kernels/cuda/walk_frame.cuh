@@ -20,7 +20,8 @@ template <int D> struct framer {
     const walk_page *page;
     const uint4 *matrix, *terms;
     const float *mean;
-    const float *q; /* of query gid / 2; NULL: there is none */
+    const float *q; /* of query gid / 2, or of another where there is none: */
+    bool is_query;
     float *mixed;   /* shared: q', [frame][group][4][16], channel 4 b + t of the group at 4 t + b */
     int page_index, frame, set;
     int lane, gid, tid, odd;
@@ -55,9 +56,9 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int i = 16 * k + 8 * h + 2 * f.tid, step = 1 + 2 * k + h;
-            float2 x = make_float2(0, 0), y = x;
-            if (f.q) x = *(const float2 *)(f.q + i), y = *(const float2 *)(f.q + i + D / 2);
+            float2 x = *(const float2 *)(f.q + i), y = *(const float2 *)(f.q + i + D / 2);
             float2 c = *(const float2 *)(cosines + i), s = *(const float2 *)(sines + i);
+            if (!f.is_query) x = y = make_float2(0, 0);
             float a0 = x.x * c.x + y.x * s.x, a1 = x.y * c.y + y.y * s.y;
             float b0 = y.x * c.x - x.x * s.x, b1 = y.y * c.y - x.y * s.y;
             b[k][h] = halves_of(a0, a1);
@@ -104,7 +105,7 @@ template <int D> __device__ static inline float queries_mix(const framer<D> &f, 
                   f.walk->args.scale;
     float *to = f.mixed + f.tid * 16 + f.gid % 4 * 4 + f.gid / 4;
     const uint4 *a = f.matrix + f.lane;
-#pragma unroll(D <= 128 ? 2 : 1)
+#pragma unroll(D <= 128 ? 4 : 1)
     for (int g = 0; g < D / 16; g++) {
         float c[2][4] = {};
 #pragma unroll
@@ -237,23 +238,20 @@ template <int D, int UNITS> __device__ static inline void records_fill(framer<D>
     ((int *)f.record)[4 * UNITS + 4 * unit + f.gid / 2] = -(all >> 1);
 }
 
-/* Frames `frame` and, where is_second, the next one, of an item. */
+/* Frames `frame` and, where is_second, the next one, of an item whose first block is in first_frame. */
 template <int D, int UNITS>
-__device__ static inline void records_make(framer<D> &f, const walk_item &item, int frame, bool is_second)
+__device__ static inline void records_make(framer<D> &f, const walk_item &item, int first_frame, int frame, bool is_second)
 {
-    walk_records records = records_find(*f.walk, item);
-    f.set = item.is_recent, f.frame = frame + (is_second ? f.odd : 0);
+    f.set = item.at.kind == CUDA_ITEM_RECENT, f.frame = frame + (is_second ? f.odd : 0);
     size_t bytes = f.set ? f.walk->record_bytes : f.walk->old_record_bytes;
-    f.records[0] = f.set ? records.recent + (size_t)(frame - records.first_recent) * bytes
-                         : records.old + (size_t)frame * bytes;
+    f.records[0] = item_record(*f.walk, item) + (frame - first_frame) * bytes;
     f.records[1] = is_second ? f.records[0] + bytes : NULL;
     f.record = f.odd ? f.records[1] : f.records[0];
 #pragma unroll 1
     for (int u = 0; u < UNITS; u++) {
         int n = 4 * u + f.gid / 2;
-        f.q = n < item.n_columns
-                  ? f.walk->args.q + column_place<D>(*f.walk, item.tile, item.head, item.part, item.heads, n)
-                  : NULL;
+        f.is_query = n < item.n_columns;
+        f.q = f.walk->args.q + column_place<D>(*f.walk, item, f.is_query ? n : 0);
         records_fill<D, UNITS>(f, u);
     }
 }
@@ -314,23 +312,23 @@ __global__ void __launch_bounds__(32 * FRAME_WARPS, D <= 128 ? 2 : 1)
     CUDA_DYNAMIC_SHARED(memory);
     int lots = walk.args.n_kv_heads * walk.n_parts, lot = blockIdx.x % lots, index = blockIdx.x / lots;
     int n_blocks = (gridDim.x - lot + lots - 1) / lots;
-    int blocks = 2 * walk.place_blocks, first = index * FRAME_WARPS + (int)threadIdx.x / 32;
+    int blocks = 2 * walk.place_blocks;
     framer<D> f;
     framer_enter<D>(f, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
+    int at = index * FRAME_WARPS + (int)threadIdx.x / 32, step = n_blocks * FRAME_WARPS, n_others = walk.n_items - walk.n_tiles;
+    /* Near ones, which take longest, first; two loops, for the registers. */
 #pragma unroll 1
-    for (int at = first; at < walk.n_items; at += n_blocks * FRAME_WARPS) {
-        walk_item item = item_find<D>(walk, walk.n_items - 1 - at, lot); /* near ones, which take longest, first */
-        int frame = item.first / blocks;
-        if (item.is_near) {
-            half_item<D, true>(walk, item, f.mixed);
-            __syncwarp();
-            continue;
-        }
-        /* Of several pairs in a frame the first one's warp. */
-        if (item.is_recent && item.first != int_max(frame * blocks, item.old_end)) continue;
+    for (; at < walk.n_tiles; at += step) {
+        half_item<D, true>(walk, item_find(walk, n_others + at, lot), f.mixed);
+        __syncwarp();
+    }
 #pragma unroll 1
-        for (; frame * blocks < item.end; frame += 2)
-            records_make<D, UNITS>(f, item, frame, (frame + 1) * blocks < item.end);
+    for (at -= walk.n_tiles; at < n_others; at += step) {
+        walk_item item = item_find(walk, at, lot);
+        int first = item.at.first / blocks;
+#pragma unroll 1
+        for (int frame = item.at.made_first; frame < item.at.made_end; frame += 2)
+            records_make<D, UNITS>(f, item, first, frame, frame + 1 < item.at.made_end);
     }
 }
 

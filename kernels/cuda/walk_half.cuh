@@ -146,18 +146,19 @@ template <int D, bool IS_CODED>
 __device__ static inline void half_item(const cuda_walk &walk, const walk_item &item, float *queries)
 {
     segment g;
-    g.own = item.tile.position / TOKENS;
+    cuda_tile tile = walk.args.tiles[item.at.tile];
+    g.own = tile.position / TOKENS;
     g.heads = item.heads, g.n_columns = item.n_columns;
-    g.span = item.span;
+    g.span = &walk.args.spans[tile.span];
     g.layer = walk.args.layer, g.page = g.layer * walk.args.n_kv_heads + item.head;
-    g.first_slot = item.tile.position % TOKENS;
+    g.first_slot = tile.position % TOKENS;
     g.lane = threadIdx.x % 32, g.gid = g.lane / 4, g.tid = g.lane % 4;
     g.q = queries;
     __syncwarp();
     for (int at = g.lane; at < COLUMNS * D; at += 32) {
         int n = at / D, i = at % D;
         float x = n < g.n_columns
-                      ? walk.args.q[column_place<D>(walk, item.tile, item.head, item.part, item.heads, n) + i]
+                      ? walk.args.q[column_place<D>(walk, item, n) + i]
                       : 0;
         g.q[n * (D + 4) + i] = x * walk.args.scale;
     }
@@ -185,19 +186,19 @@ __device__ static inline void half_item(const cuda_walk &walk, const walk_item &
                 }
         }
     } else {
-        for (int b = item.first; b < item.end; b++)
+        for (int b = item.at.first; b < item.at.end; b++)
             half_step<D, false>(g, state, half_page(&g.span->blocks[b], g.layer, item.head, D), NULL, TOKENS,
                                 -1);
     }
-    if (item.is_near)
+    if (IS_CODED || item.at.end == g.own)
         half_step<D, false>(g, state, half_page(&g.span->blocks[g.own], g.layer, item.head, D), NULL,
-                            g.first_slot + item.tile.n_rows, g.first_slot);
+                            g.first_slot + tile.n_rows, g.first_slot);
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         int column = 2 * g.tid + c;
         float sum = rows_sum(state.sum[c]);
         if (column >= g.n_columns) continue;
-        float *out = item.partial + column * (4 + D);
+        float *out = item_partial<D>(walk, item) + column * (4 + D);
         if (g.gid == 0) out[0] = state.max[c], out[1] = sum;
 #pragma unroll
         for (int i = 0; i < D / 16; i++)
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(32 * HALF_WARPS, D <= 128 ? 4 : 2)
     int warp = threadIdx.x / 32, lots = walk.args.n_kv_heads * walk.n_parts;
     int at = blockIdx.x * HALF_WARPS + warp;
     if (at >= walk.n_items * lots) return;
-    walk_item item = item_find<D>(walk, at / lots, at % lots);
+    walk_item item = item_find(walk, at / lots, at % lots);
     half_item<D, false>(walk, item, (float *)half_memory + warp * COLUMNS * (D + 4));
 }
 

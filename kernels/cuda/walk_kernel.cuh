@@ -62,13 +62,12 @@ __device__ static inline void walker_begin(walker<D, UNITS> &w, const walk_item 
         for (int g = 0; g < D / 16; g++) w.out[u][g][0] = w.out[u][g][1] = 0;
     }
     __syncwarp(); /* everyone is done with the task before */
-    int b = item.first + w.lane;
-    if (w.lane < WALK_SEGMENT && b < item.end) {
-        const cuda_block *block = &item.span->blocks[b];
+    if (w.lane < item.at.end - item.at.first) {
+        const cuda_block *block = &item.at.blocks[item.at.first + w.lane];
         place.task->blocks[w.lane].page = block->parts[0] + w.page->offset[0];
         place.task->blocks[w.lane].sinks = block->sink_mask;
     }
-    if (w.lane == 0) place.task->partial = item.partial, place.task->n_columns = item.n_columns;
+    if (w.lane == 0) place.task->partial = item_partial<D>(*w.walk, item), place.task->n_columns = item.n_columns;
     __syncwarp();
 }
 
@@ -84,6 +83,31 @@ __device__ static inline void record_read(walker<D, UNITS> &w, const char *recor
     }
 }
 
+/* Of a recent block what scores need: codes of keys, part after part, and the last part's scales. */
+__device__ static inline void keys_fetch(const walk_ring &ring, uint8_t *to, const cuda_block &block, const walk_page &page)
+{
+    int n = page.n_parts[1], scales = 4 * WALK_TOKENS;
+    ring_expect(ring, 0, page.all_key_bytes + scales);
+    for (int p = 0; p < n; p++) {
+        ring_copy(ring, 0, to, block.parts[p] + page.offset[p], page.key_bytes[p]);
+        to += page.key_bytes[p];
+    }
+    ring_copy(ring, 0, to, block.parts[n - 1] + page.offset[n - 1] + page.page_bytes[n - 1] - scales, scales);
+}
+
+/* And codes of values. */
+__device__ static inline void values_fetch(const walk_ring &ring, uint8_t *to, const cuda_block &block,
+                                           const walk_page &page)
+{
+    int n = page.n_parts[1];
+    ring_expect(ring, 1, page.all_value_bytes);
+    for (int p = 0; p < n; p++) {
+        int bytes = page.page_bytes[p] - page.key_bytes[p] - 4 * WALK_TOKENS;
+        ring_copy(ring, 1, to, block.parts[p] + page.offset[p] + page.key_bytes[p], bytes);
+        to += bytes;
+    }
+}
+
 /* The page of the item's n-th old block, of all parts that are read. */
 template <int D, int UNITS, bool IS_PLAIN>
 __device__ static inline void page_fetch(const walker<D, UNITS> &w, const walk_item &item, walk_place &place, int i,
@@ -93,20 +117,22 @@ __device__ static inline void page_fetch(const walker<D, UNITS> &w, const walk_i
     uint8_t *to = place.pages + stage * page.room.old_bytes;
     if (i < n && IS_PLAIN)
         ring_fetch(place.ring, stage, to, place.task->blocks[i].page, page.room.old_bytes);
-    else if (i < n)
-        ring_fetch_many(place.ring, stage, to, item.span->blocks[item.first + i].parts, page.offset, page.page_bytes,
-                        page.n_parts[0]);
+    else if (i < n) {
+        ring_expect(place.ring, stage, page.room.old_bytes);
+        for (int p = 0; p < page.n_parts[0]; to += page.page_bytes[p], p++)
+            ring_copy(place.ring, stage, to, item.at.blocks[item.at.first + i].parts[p] + page.offset[p],
+                      page.page_bytes[p]);
+    }
     ring_commit();
 }
 
 /* An item of old blocks, pages ahead of use. A frame's record is fetched as soon as the one before it is done with. */
 template <int D, int UNITS, bool IS_PLAIN>
-__device__ static inline void old_blocks(walker<D, UNITS> &w, const walk_item &item, walk_place &place,
-                                         const char *records)
+__device__ static inline void old_blocks(walker<D, UNITS> &w, const walk_item &item, walk_place &place)
 {
-    int frame_blocks = 2 * w.walk->place_blocks, n = item.end - item.first, j = 0;
+    int frame_blocks = 2 * w.walk->place_blocks, n = item.at.end - item.at.first, j = 0;
     int record_bytes = cuda_record_bytes(w.walk->n_basis_steps, UNITS, w.page->room.old_chunks);
-    records += (size_t)(item.first / frame_blocks) * w.walk->old_record_bytes;
+    const char *records = item_record(*w.walk, item);
     ring_fetch(place.ring, RING_RECORD, place.record, records, record_bytes);
     ring_commit();
     page_fetch<D, UNITS, IS_PLAIN>(w, item, place, 0, n, 0);
@@ -119,7 +145,8 @@ __device__ static inline void old_blocks(walker<D, UNITS> &w, const walk_item &i
             ring_wait(place.ring, RING_RECORD);
             record_read<D, UNITS>(w, place.record);
         }
-        block_step<D, UNITS, IS_PLAIN>(w, place.pages + stage * w.page->room.old_bytes, j, 0, place.task->blocks[i].sinks);
+        old_block_step<D, UNITS, IS_PLAIN>(w, place.pages + stage * w.page->room.old_bytes, j,
+                                           place.task->blocks[i].sinks);
         __syncwarp();
         if (++j == frame_blocks) {
             j = 0, records += w.walk->old_record_bytes;
@@ -131,25 +158,40 @@ __device__ static inline void old_blocks(walker<D, UNITS> &w, const walk_item &i
     ring_drain();
 }
 
-/* One of recent blocks: few, one at a time, records where they are. */
+/* An item of recent blocks, few, with more to read of each: keys of all parts take the place of one page, values that of
+   the other, so that each comes while the other is in use. Records are read where they are. */
 template <int D, int UNITS>
-__device__ static inline void recent_blocks(walker<D, UNITS> &w, const walk_item &item, walk_place &place,
-                                            const walk_records &records)
+__device__ static inline void recent_blocks(walker<D, UNITS> &w, const walk_item &item, walk_place &place)
 {
-    int frame_blocks = 2 * w.walk->place_blocks;
+    int frame_blocks = 2 * w.walk->place_blocks, n = item.at.end - item.at.first, last = -1;
+    const walk_page &page = *w.page;
+    uint8_t *values = place.pages + page.all_key_bytes + 4 * WALK_TOKENS;
+    keys_fetch(place.ring, place.pages, item.at.blocks[item.at.first], page);
+    ring_commit();
+    values_fetch(place.ring, values, item.at.blocks[item.at.first], page);
+    ring_commit();
+    const char *record = item_record(*w.walk, item);
 #pragma unroll 1
-    for (int b = item.first; b < item.end; b++) {
-        const cuda_block *block = &item.span->blocks[b];
-        ring_fetch_many(place.ring, 0, place.pages, block->parts, w.page->offset, w.page->page_bytes,
-                        w.page->n_parts[1]);
-        ring_commit();
-        ring_commit();
-        record_read<D, UNITS>(
-            w, records.recent + (size_t)(b / frame_blocks - records.first_recent) * w.walk->record_bytes);
+    for (int i = 0; i < n; i++) {
+        int frame = (item.at.first + i) / frame_blocks;
+        if (frame != last) {
+            record_read<D, UNITS>(w, record);
+            last = frame, record += w.walk->record_bytes;
+        }
         ring_wait(place.ring, 0);
-        block_step<D, UNITS, false>(w, place.pages, b % frame_blocks, 1, block->sink_mask);
+        walk_weights v[UNITS];
+        weights_find<D, UNITS, false>(w, place.pages, (const uint16_t *)(place.pages + page.all_key_bytes),
+                                      (item.at.first + i) % frame_blocks, 1, place.task->blocks[i].sinks, v);
         __syncwarp();
+        if (i + 1 < n) keys_fetch(place.ring, place.pages, item.at.blocks[item.at.first + i + 1], page);
+        ring_commit();
+        ring_wait(place.ring, 1);
+        parts_values_sum<D, UNITS>(w, values, 0, 1, v);
+        __syncwarp();
+        if (i + 1 < n) values_fetch(place.ring, values, item.at.blocks[item.at.first + i + 1], page);
+        ring_commit();
     }
+    ring_drain();
 }
 
 template <int D, int UNITS>
@@ -174,9 +216,9 @@ __device__ static inline void walker_end(const walker<D, UNITS> &w, const walk_t
 template <int D, int UNITS>
 __device__ static inline void plain_item(walker<D, UNITS> &w, walk_place &place, int at, int lot)
 {
-    walk_item item = item_find<D>(*w.walk, at, lot);
+    walk_item item = item_find(*w.walk, at, lot);
     walker_begin<D, UNITS>(w, item, place);
-    old_blocks<D, UNITS, true>(w, item, place, records_find(*w.walk, item).old);
+    old_blocks<D, UNITS, true>(w, item, place);
     walker_end<D, UNITS>(w, *place.task);
 }
 
@@ -184,12 +226,12 @@ __device__ static inline void plain_item(walker<D, UNITS> &w, walk_place &place,
 template <int D, int UNITS>
 __device__ static inline void other_item(walker<D, UNITS> &w, walk_place &place, int at, int lot)
 {
-    walk_item item = item_find<D>(*w.walk, at, lot);
+    walk_item item = item_find(*w.walk, at, lot);
     walker_begin<D, UNITS>(w, item, place);
-    if (item.is_recent)
-        recent_blocks<D, UNITS>(w, item, place, records_find(*w.walk, item));
+    if (item.at.kind == CUDA_ITEM_RECENT)
+        recent_blocks<D, UNITS>(w, item, place);
     else
-        old_blocks<D, UNITS, false>(w, item, place, records_find(*w.walk, item).old);
+        old_blocks<D, UNITS, false>(w, item, place);
     walker_end<D, UNITS>(w, *place.task);
 }
 
@@ -212,7 +254,7 @@ __device__ static inline void head_enter(walker<D, UNITS> &w, const cuda_walk &w
     w.n_chunks = w.page->n_chunks[0], w.n_nibble_chunks = w.page->n_nibble_chunks[0];
     w.keys_at = w.gid * w.page->row_bytes[0] + 32 * w.tid;
     w.values_at = w.page->key_bytes[0] + 4 * w.gid + 32 * w.tid;
-    w.scales_at = w.page->page_bytes[0] - 4 * WALK_TOKENS;
+    w.scales_at = w.page->room.old_bytes - 4 * WALK_TOKENS;
 }
 
 template <int D, int UNITS, int WARPS>
@@ -285,7 +327,7 @@ template <int D> cudaError_t walk_launch(const cuda_walk &walk, cudaStream_t str
             if (walk.n_warps > 12) return walk_start<D, 1, 16>(walk, stream);
             return walk_start<D, 1, 12>(walk, stream);
         }
-        return walk_start<D, 2, 10>(walk, stream);
+        if (walk.n_warps > 8) return walk_start<D, 2, 12>(walk, stream);
     }
     return walk_start<D, 2, 8>(walk, stream);
 }

@@ -57,6 +57,9 @@ void cuda_walk_page_fill(const struct kv_codec *codec, int index, struct cuda_wa
     for (int p = 0; p < codec->n_parts; p++) {
         part_fill(codec, index, p, page);
         page->first_chunk[p] = room->chunks;
+        page->all_key_bytes += page->key_bytes[p];
+        page->all_value_bytes +=
+            page->page_bytes[p] - page->key_bytes[p] - (int)(2 * KV_BLOCK_TOKENS * sizeof(uint16_t));
         room->chunks += page->n_chunks[p], room->bytes += page->page_bytes[p];
         if (p < codec->n_old_parts) room->old_chunks = room->chunks, room->old_bytes = room->bytes;
         for (int set = 0; set < 2; set++)

@@ -33,35 +33,28 @@ __device__ static inline void ring_begin(walk_ring &ring, char *barriers, int la
 #endif
 }
 
-/* bytes: a multiple of 16. Whoever read what stood there is done, and the warp knows. */
-__device__ static inline void ring_fetch(const walk_ring &ring, int stage, void *to, const char *from, int bytes)
+/* So many bytes will be copied to the stage. Whoever read what stood there is done, and the warp knows. */
+__device__ static inline void ring_expect(const walk_ring &ring, int stage, int bytes)
 {
 #if WALK_BULK
     ptx_bulk_expect(ring.barriers + 8 * stage, bytes, ring.lane == 0);
-    ptx_bulk_copy(ptx_shared(to), from, bytes, ring.barriers + 8 * stage, ring.lane == 0);
+#endif
+}
+
+/* bytes: a multiple of 16, or none. */
+__device__ static inline void ring_copy(const walk_ring &ring, int stage, void *to, const char *from, int bytes)
+{
+#if WALK_BULK
+    ptx_bulk_copy(ptx_shared(to), from, bytes, ring.barriers + 8 * stage, ring.lane == 0 && bytes > 0);
 #else
     for (int i = 16 * ring.lane; i < bytes; i += 512) ptx_copy(ptx_shared((char *)to + i), from + i);
 #endif
 }
 
-/* The same of what stands in several places, one after the other: part p at parts[p] + offset[p]. */
-__device__ static inline void ring_fetch_many(const walk_ring &ring, int stage, void *to, char *const *parts,
-                                              const uint64_t *offset, const int *bytes, int n)
+__device__ static inline void ring_fetch(const walk_ring &ring, int stage, void *to, const char *from, int bytes)
 {
-    int all = 0;
-    for (int p = 0; p < n; p++) all += bytes[p];
-#if WALK_BULK
-    ptx_bulk_expect(ring.barriers + 8 * stage, all, ring.lane == 0);
-#endif
-    for (int p = 0; p < n; p++) {
-        const char *from = parts[p] + offset[p];
-#if WALK_BULK
-        ptx_bulk_copy(ptx_shared(to), from, bytes[p], ring.barriers + 8 * stage, ring.lane == 0);
-#else
-        for (int i = 16 * ring.lane; i < bytes[p]; i += 512) ptx_copy(ptx_shared((char *)to + i), from + i);
-#endif
-        to = (char *)to + bytes[p];
-    }
+    ring_expect(ring, stage, bytes);
+    ring_copy(ring, stage, to, from, bytes);
 }
 
 /* The end of a page's fetch, or of one that there was none to make of. */
