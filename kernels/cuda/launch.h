@@ -42,7 +42,8 @@ struct cuda_part {
 /* What a walk's shared memory has of a page, or the most of any page of a codec. */
 struct cuda_walk_room {
     int old_chunks, chunks; /* of 4 words of a row of keys, of the parts of old blocks, of recent ones */
-    int old_bytes, bytes;   /* of a page as old blocks are read, as recent ones are */
+    int old_bytes;          /* of a page as old blocks are read */
+    int recent_bytes;       /* of a recent block's keys and scales, or of its values */
     int kinds;              /* of values' bits: low and high ones; 3: also those of plain codes */
 };
 

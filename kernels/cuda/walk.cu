@@ -2,13 +2,13 @@
 #include "kernels/cuda/ptx.cuh"
 
 /*
- * Walking (walk.cuh) and the merge of what the walks leave. A thread block merges one column, each of its four warps every
- * fourth partial result, so long contexts are many short chains; what the order is depends on the position alone.
+ * Walking (walk.cuh) and the merge of what the walks leave. A thread block merges one column, each of its eight warps every
+ * eighth partial result, so long contexts are many short chains; what the order is depends on the position alone.
  */
 
 template <int D> cudaError_t walk_launch(const cuda_walk &walk, cudaStream_t stream);
 
-enum { MERGE_WARPS = 4, LOT_HEADS = CUDA_COLUMNS };
+enum { MERGE_WARPS = 8, LOT_HEADS = CUDA_COLUMNS };
 
 /* fold(x) over the thread block. */
 template <typename F> __device__ static inline float block_fold(float x, float *room, F fold)
@@ -62,7 +62,7 @@ template <int E>
 __device__ static inline void slots_sum(const float *first, size_t stride, const float *weights, int i, int n, float x[E])
 {
     for (int e = 0; e < E; e++) x[e] = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (; i < n; i += MERGE_WARPS)
 #pragma unroll
         for (int e = 0; e < E; e++) x[e] = fmaf(weights[i], first[i * stride + 32 * e], x[e]);
@@ -103,8 +103,9 @@ template <int E> __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kerne
     if (warp) return;
 #pragma unroll
     for (int e = 0; e < E; e++) {
-        const float *at = room + 32 * e + lane;
-        x[e] = (at[0] + at[D]) + (at[2 * D] + at[3 * D]);
+        x[e] = 0;
+#pragma unroll
+        for (int i = 0; i < MERGE_WARPS; i++) x[e] += room[i * D + 32 * e + lane];
     }
     size_t row = (size_t)tile.first_row + column / heads;
     float *out = args.out + (row * args.n_heads + head * group + part * LOT_HEADS + column % heads) * D + lane;

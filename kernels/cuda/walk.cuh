@@ -40,7 +40,7 @@ enum { WALK_FACTORS = CUDA_WALK_FACTORS }; /* bytes: of one kind of bit of value
 
 /* A record, in bytes from its start: of each query the unit of its sums of keys (float) and what these start from
    (int); at 128 the coefficients of the mean, [step][UNITS][32 lanes] 8 bytes; the factors of keys' bits,
-   [part][chunk][UNITS][4][32 lanes] 8 bytes. */
+   [part][chunk][UNITS][4][4 words][8 columns] 8 bytes (factor_at). */
 enum { WALK_COEFS = CUDA_WALK_COEFS };
 
 __device__ static inline int walk_factors_at(const cuda_walk *walk, int units)
@@ -48,10 +48,11 @@ __device__ static inline int walk_factors_at(const cuda_walk *walk, int units)
     return cuda_record_bytes(walk->n_basis_steps, units, 0);
 }
 
-/* Where a lane finds its factors of word 4 chunk + lane % 4 at bits 2 s and 2 s + 1 of a nibble's half: in 8 bytes. */
-template <int UNITS> __host__ __device__ static inline int factor_at(int chunk, int unit, int s, int lane)
+/* Where the factors of word 4 chunk + word at bits 2 s and 2 s + 1 stand, in 8 bytes, of a column: a query's two digits
+   side by side, as they are written, and so that 16 lanes that read them meet all banks. */
+template <int UNITS> __host__ __device__ static inline int factor_at(int chunk, int unit, int s, int word, int column)
 {
-    return ((chunk * UNITS + unit) * 4 + s) * 32 + lane;
+    return ((chunk * UNITS + unit) * 4 + s) * 32 + word * 8 + (column ^ (word & 2) * 2);
 }
 
 __host__ __device__ static inline int int_max(int a, int b)

@@ -17,7 +17,7 @@ template <int D, int UNITS> struct walker {
     const uint4 *basis;
     char *exchange;      /* shared: factors of a block's values */
     const char *record;  /* of the frame */
-    const uint2 *factors; /* in it, this lane's; of recent blocks in the card's memory */
+    const uint2 *factors; /* in it, this lane's */
     int lane, gid, tid, odd; /* odd: of gid; which digit, which half of a row tile comes first */
     int kinds_bytes;         /* of a unit in exchange */
     int is_plain_old;        /* old blocks have one part and values in a trellis */
@@ -97,7 +97,7 @@ __device__ static inline void words_multiply(const uint8_t *words, int odd, cons
 #pragma unroll
     for (int u = 0; u < UNITS; u++)
 #pragma unroll
-        for (int s = 0; s < 4; s++) f[u][s] = factors[factor_at<UNITS>(0, u, s, 0)];
+        for (int s = 0; s < 4; s++) f[u][s] = factors[factor_at<UNITS>(0, u, s, 0, 0)];
 #pragma unroll
     for (int s = 0; s < 4; s++)
 #pragma unroll
@@ -123,7 +123,7 @@ __device__ static inline void nibbles_multiply(const uint8_t *words, int odd, co
 #pragma unroll
     for (int u = 0; u < UNITS; u++)
 #pragma unroll
-        for (int h = 0; h < 2; h++) f[u][h] = factors[factor_at<UNITS>(0, u, 2 * h, 0)].x;
+        for (int h = 0; h < 2; h++) f[u][h] = factors[factor_at<UNITS>(0, u, 2 * h, 0, 0)].x;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         uint32_t a = (&x.x)[i], b = (&y.x)[i];
@@ -173,7 +173,7 @@ __device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t 
 #pragma unroll 1
         for (int p = 0; p < w.page->n_parts[set]; p++) {
             part_sum<UNITS, false>(keys + w.gid * w.page->row_bytes[p] + 32 * w.tid, w.odd,
-                                   w.factors + factor_at<UNITS>(w.page->first_chunk[p], 0, 0, 0),
+                                   w.factors + w.page->first_chunk[p] * UNITS * 128,
                                    w.page->n_nibble_chunks[p], w.page->n_chunks[p], NULL, c);
             keys += set ? w.page->key_bytes[p] : w.page->page_bytes[p];
         }

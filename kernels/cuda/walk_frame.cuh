@@ -52,12 +52,18 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
                 *sines = codec->frame_sin + (size_t)f.frame * (D / 2);
     if (coefs) coefs += (f.gid & ~1) * 4 + f.tid;
 #pragma unroll
-    for (int k = 0; k < D / 32; k++)
+    for (int k = 0; k < D / 32; k++) {
+        float2 low[2], high[2], cosine[2], sine[2]; /* loaded ahead of use */
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int i = 16 * k + 8 * h + 2 * f.tid;
+            low[h] = *(const float2 *)(f.q + i), high[h] = *(const float2 *)(f.q + i + D / 2);
+            cosine[h] = *(const float2 *)(cosines + i), sine[h] = *(const float2 *)(sines + i);
+        }
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int i = 16 * k + 8 * h + 2 * f.tid, step = 1 + 2 * k + h;
-            float2 x = *(const float2 *)(f.q + i), y = *(const float2 *)(f.q + i + D / 2);
-            float2 c = *(const float2 *)(cosines + i), s = *(const float2 *)(sines + i);
+            float2 x = low[h], y = high[h], c = cosine[h], s = sine[h];
             if (!f.is_query) x = y = make_float2(0, 0);
             float a0 = x.x * c.x + y.x * s.x, a1 = x.y * c.y + y.y * s.y;
             float b0 = y.x * c.x - x.x * s.x, b1 = y.y * c.y - x.y * s.y;
@@ -70,6 +76,7 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
             coefs[step * stride] = make_uint2(even.x, odd.x);
             coefs[step * stride + 4] = make_uint2(even.y, odd.y);
         }
+    }
 }
 
 /* Coefficients of the slow pairs' polynomials, 8 even terms and 8 odd ones, to both records. at: this lane's, of step 0
@@ -77,15 +84,17 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
 template <int D>
 __device__ static inline void terms_fill(const framer<D> &f, const uint2 b[D / 16][2], int at)
 {
-    float c[4] = {}, scale = f.walk->args.scale;
+    float sums[3][4] = {}, c[4], scale = f.walk->args.scale;
     bool is_fine = f.walk->n_basis_halves > 1; /* where means are large fp16 queries do not do */
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint4 a = f.terms[k * 32 + f.lane], rest = f.terms[(D / 16 + k) * 32 + f.lane];
-        ptx_multiply(c, a.x, a.y, a.z, a.w, b[k][0].x, b[k][1].x);
-        if (is_fine) ptx_multiply(c, a.x, a.y, a.z, a.w, b[k][0].y, b[k][1].y);
-        ptx_multiply(c, rest.x, rest.y, rest.z, rest.w, b[k][0].x, b[k][1].x);
+        ptx_multiply(sums[0], a.x, a.y, a.z, a.w, b[k][0].x, b[k][1].x);
+        if (is_fine) ptx_multiply(sums[1], a.x, a.y, a.z, a.w, b[k][0].y, b[k][1].y);
+        ptx_multiply(sums[2], rest.x, rest.y, rest.z, rest.w, b[k][0].x, b[k][1].x);
     }
+#pragma unroll
+    for (int e = 0; e < 4; e++) c[e] = sums[0][e] + (sums[1][e] + sums[2][e]);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         float even = c[i] * scale, odd = c[2 + i] * scale;
@@ -126,12 +135,8 @@ template <int D> __device__ static inline float queries_mix(const framer<D> &f, 
     return f.odd ? second : first;
 }
 
-/* Digits of the factors of a group's bits, one word a column: of low bits and high ones of codes of 2 bits at
-   2 tid; of codes of 4 bits and of 1 both are alike. */
-struct frame_digits {
-    uint2 high, low;
-};
-
+/* Digits of the factors of a group's bits, high and low ones: of low bits and high bits of codes of 2 bits at 2 tid; of
+   codes of 4 bits and of 1 both are alike. As they stand in a record: high digits of both, low digits of both. */
 #define FRAME_MAGIC (WALK_MAGIC + 0x8080)
 
 /* What four floats of FRAME_MAGIC and an integer have of integers. */
@@ -142,22 +147,22 @@ __device__ static inline int integers_sum(const float *x)
 }
 
 /* Of this lane's query and frame, columns 4 b + tid of the group. */
-template <int D> __device__ static inline frame_digits digits_of(framer<D> &f, float reach, int part, int group)
+template <int D>
+__device__ static inline uint4 digits_of(framer<D> &f, float reach, int bits, int part, int group)
 {
     const float4 *at = (const float4 *)(f.mixed + f.odd * D * 4) + (group * 4 + f.gid / 2) * 4;
-    int bits = f.page->key_bits[part][group];
     float factor = f.page->key_factor[f.set][part][group] * reach;
     float4 x = at[f.tid];
     float l[4], m[4];
-    frame_digits out;
+    uint4 out;
     if (bits != 2) {
         factor *= 2;
         if (bits == 1) factor *= __int_as_float((127 - f.tid) << 23); /* the bit is worth 2^tid */
 #pragma unroll
         for (int b = 0; b < 4; b++) l[b] = fmaf(factor, (&x.x)[b], FRAME_MAGIC);
-        f.all += integers_sum(l) * (bits == 1 ? 1 << f.tid : bits == 4 ? 15 : 0);
-        digits_pack(l, out.high.x, out.low.x);
-        out.high.y = out.high.x, out.low.y = out.low.x;
+        f.all += integers_sum(l) * (bits == 1 ? 1 << f.tid : 15);
+        digits_pack(l, out.x, out.z);
+        out.y = out.x, out.w = out.z;
         return out;
     }
     float4 y = at[(f.tid + 1) & 3];
@@ -171,47 +176,39 @@ template <int D> __device__ static inline frame_digits digits_of(framer<D> &f, f
         m[b] = fmaf(five, (&x.x)[b], fmaf(three, (&y.x)[b], FRAME_MAGIC));
     }
     f.all += (integers_sum(l) + 2 * integers_sum(m)) * worth;
-    digits_pack(l, out.high.x, out.low.x);
-    digits_pack(m, out.high.y, out.low.y);
+    digits_pack(l, out.x, out.z);
+    digits_pack(m, out.y, out.w);
     return out;
 }
 
-/* to: the part's factors. */
-template <int UNITS>
-__device__ static inline void digits_write(const walk_page *page, int unit, int part, int group, int gid, int tid,
-                                           const frame_digits &digits, uint2 *to)
-{
-    int bits = page->key_bits[part][group], word = page->key_word[part][group], high = gid / 2 * 8;
-    if (bits == 2) {
-        to += factor_at<UNITS>(word / 4, unit, tid, word % 4 + high);
-        to[0] = digits.high, to[4] = digits.low;
-    } else if (bits == 4) {
-        word += tid / 2;
-        to += factor_at<UNITS>(word / 4, unit, tid % 2 * 2, word % 4 + high);
-        to[0] = to[32] = digits.high, to[4] = to[36] = digits.low;
-    } else if (bits == 1) {
-        int half = word % 2;
-        word /= 2;
-        to += factor_at<UNITS>(word / 4, unit, half * 2 + tid / 2, word % 4 + high);
-        uint32_t *one = (uint32_t *)to + tid % 2;
-        one[0] = digits.high.x, one[8] = digits.low.x;
-    }
-}
-
-/* A part's factors of this lane's query and frame. */
+/* A part's factors of this lane's query and frame. Bits do not increase from group to group. */
 template <int D, int UNITS>
 __device__ static inline void factors_fill(framer<D> &f, float reach, int unit, int part, uint2 *to)
 {
-    if (f.page->is_ragged[part]) {
-        for (int at = 0; f.record && at < 8; at++)
-            to[factor_at<UNITS>(f.page->n_chunks[part] - 1, unit, at / 2, at % 2 * 16 + f.gid / 2 * 4 + f.tid)] =
-                make_uint2(0, 0);
-        __syncwarp();
-    }
-#pragma unroll
+    int word = 0, ones = 0, column = f.gid & ~1, n_chunks = f.page->n_chunks[part];
+    const int *all_bits = f.page->key_bits[part];
+    if (f.page->is_ragged[part] && f.record)
+        for (int w = 0; w < 4; w++)
+            *(uint4 *)&to[factor_at<UNITS>(n_chunks - 1, unit, f.tid, w, column)] = make_uint4(0, 0, 0, 0);
+    __syncwarp();
+#pragma unroll 4
     for (int group = 0; group < D / 16; group++) {
-        frame_digits digits = digits_of<D>(f, reach, part, group);
-        if (f.record) digits_write<UNITS>(f.page, unit, part, group, f.gid, f.tid, digits, to);
+        int bits = all_bits[group];
+        if (bits == 0) break;
+        uint4 digits = digits_of<D>(f, reach, bits, part, group);
+        if (bits == 2) {
+            if (f.record) *(uint4 *)&to[factor_at<UNITS>(word / 4, unit, f.tid, word % 4, column)] = digits;
+            word++;
+        } else if (bits == 4) {
+            int mine = word + f.tid / 2;
+            uint4 *at = (uint4 *)&to[factor_at<UNITS>(mine / 4, unit, f.tid % 2 * 2, mine % 4, column)];
+            if (f.record) at[0] = at[16] = digits;
+            word += 2;
+        } else {
+            uint32_t *at = (uint32_t *)&to[factor_at<UNITS>(word / 4, unit, ones * 2 + f.tid / 2, word % 4, column)];
+            if (f.record) at[f.tid % 2] = digits.x, at[2 + f.tid % 2] = digits.z;
+            word += ones, ones ^= 1;
+        }
     }
 }
 
@@ -229,7 +226,7 @@ template <int D, int UNITS> __device__ static inline void records_fill(framer<D>
     f.all = 0;
     for (int p = 0; p < f.page->n_parts[f.set]; p++)
         factors_fill<D, UNITS>(f, 32000 / most, unit, p,
-                               factors + factor_at<UNITS>(f.page->first_chunk[p], 0, 0, 0));
+                               factors + f.page->first_chunk[p] * UNITS * 128);
     int all = f.all;
     all += __shfl_xor_sync(~0u, all, 1);
     all += __shfl_xor_sync(~0u, all, 2);

@@ -17,7 +17,7 @@ __host__ __device__ static inline int walk_warps_at(const cuda_walk *walk)
 
 /* A warp's: pages, a record, values' factors, its task, barriers. */
 struct walk_layout {
-    int record, exchange, task, barriers, bytes;
+    int record, recent, exchange, task, barriers, bytes; /* recent: the record of a recent block's frame */
 };
 
 /* What a warp keeps of its item in shared memory. */
@@ -30,14 +30,15 @@ struct walk_task {
     int n_columns;
 };
 
-/* Pages: two as old blocks are read, or one as recent ones are. */
+/* Pages: two as old blocks are read. A recent block and its frame's record have their place and the old record's. */
 __host__ __device__ static inline walk_layout walk_layout_of(const cuda_walk *walk, const cuda_walk_room &room,
                                                              int units)
 {
     walk_layout l;
-    int pages = int_max(RING_STAGES * room.old_bytes, room.bytes);
-    l.record = rounded_up(pages);
-    l.exchange = l.record + cuda_record_bytes(walk->n_basis_steps, units, room.old_chunks);
+    l.record = rounded_up(RING_STAGES * room.old_bytes);
+    l.recent = rounded_up(room.recent_bytes);
+    l.exchange = int_max(l.record + cuda_record_bytes(walk->n_basis_steps, units, room.old_chunks),
+                         l.recent + cuda_record_bytes(walk->n_basis_steps, units, room.chunks));
     l.task = l.exchange + units * room.kinds * WALK_FACTORS;
     l.barriers = l.task + (int)sizeof(walk_task);
     l.bytes = rounded_up(l.barriers + RING_BARRIERS * 8);
@@ -75,7 +76,7 @@ template <int D, int UNITS>
 __device__ static inline void record_read(walker<D, UNITS> &w, const char *record)
 {
     w.record = record;
-    w.factors = (const uint2 *)(record + walk_factors_at(w.walk, UNITS)) + w.lane;
+    w.factors = (const uint2 *)(record + walk_factors_at(w.walk, UNITS)) + factor_at<UNITS>(0, 0, 0, w.tid, w.gid);
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
         w.unit[u] = ((const float *)record)[4 * u + w.tid];
@@ -158,38 +159,42 @@ __device__ static inline void old_blocks(walker<D, UNITS> &w, const walk_item &i
     ring_drain();
 }
 
-/* An item of recent blocks, few, with more to read of each: keys of all parts take the place of one page, values that of
-   the other, so that each comes while the other is in use. Records are read where they are. */
+/* An item of recent blocks, few, with more to read of each: a frame's record stands after room for a block's keys, whose
+   place its values take. */
 template <int D, int UNITS>
 __device__ static inline void recent_blocks(walker<D, UNITS> &w, const walk_item &item, walk_place &place)
 {
     int frame_blocks = 2 * w.walk->place_blocks, n = item.at.end - item.at.first, last = -1;
     const walk_page &page = *w.page;
-    uint8_t *values = place.pages + page.all_key_bytes + 4 * WALK_TOKENS;
-    keys_fetch(place.ring, place.pages, item.at.blocks[item.at.first], page);
-    ring_commit();
-    values_fetch(place.ring, values, item.at.blocks[item.at.first], page);
-    ring_commit();
+    char *own = (char *)place.pages + rounded_up(page.room.recent_bytes);
     const char *record = item_record(*w.walk, item);
+    int record_bytes = cuda_record_bytes(w.walk->n_basis_steps, UNITS, page.room.chunks);
 #pragma unroll 1
     for (int i = 0; i < n; i++) {
-        int frame = (item.at.first + i) / frame_blocks;
+        int b = item.at.first + i, frame = b / frame_blocks;
         if (frame != last) {
-            record_read<D, UNITS>(w, record);
-            last = frame, record += w.walk->record_bytes;
+            ring_fetch(place.ring, RING_RECORD, own, record, record_bytes);
+            record += w.walk->record_bytes;
         }
+        keys_fetch(place.ring, place.pages, item.at.blocks[b], page);
+        ring_commit();
+        ring_commit();
+        if (frame != last) {
+            ring_wait(place.ring, RING_RECORD);
+            record_read<D, UNITS>(w, own);
+        }
+        last = frame;
         ring_wait(place.ring, 0);
         walk_weights v[UNITS];
         weights_find<D, UNITS, false>(w, place.pages, (const uint16_t *)(place.pages + page.all_key_bytes),
-                                      (item.at.first + i) % frame_blocks, 1, place.task->blocks[i].sinks, v);
+                                      b % frame_blocks, 1, place.task->blocks[i].sinks, v);
         __syncwarp();
-        if (i + 1 < n) keys_fetch(place.ring, place.pages, item.at.blocks[item.at.first + i + 1], page);
+        values_fetch(place.ring, place.pages, item.at.blocks[b], page);
+        ring_commit();
         ring_commit();
         ring_wait(place.ring, 1);
-        parts_values_sum<D, UNITS>(w, values, 0, 1, v);
+        parts_values_sum<D, UNITS>(w, place.pages, 0, 1, v);
         __syncwarp();
-        if (i + 1 < n) values_fetch(place.ring, values, item.at.blocks[item.at.first + i + 1], page);
-        ring_commit();
     }
     ring_drain();
 }

@@ -60,12 +60,14 @@ void cuda_walk_page_fill(const struct kv_codec *codec, int index, struct cuda_wa
         page->all_key_bytes += page->key_bytes[p];
         page->all_value_bytes +=
             page->page_bytes[p] - page->key_bytes[p] - (int)(2 * KV_BLOCK_TOKENS * sizeof(uint16_t));
-        room->chunks += page->n_chunks[p], room->bytes += page->page_bytes[p];
-        if (p < codec->n_old_parts) room->old_chunks = room->chunks, room->old_bytes = room->bytes;
+        room->chunks += page->n_chunks[p];
+        if (p < codec->n_old_parts) room->old_chunks = room->chunks, room->old_bytes += page->page_bytes[p];
         for (int set = 0; set < 2; set++)
             for (int g = 0; g < codec->n_groups; g++) factors_fill(codec, index, set, p, g, page);
     }
     page->is_plain_old &= page->n_chunks[0] > 0;
+    room->recent_bytes =
+        larger(page->all_key_bytes + 2 * KV_BLOCK_TOKENS * (int)sizeof(uint16_t), page->all_value_bytes);
     room->kinds = page->has_plain ? 3 : 2;
     for (int g = 0; g < codec->n_groups; g++) {
         float base = page->value_factor[0][0][g] > 0 ? page->value_factor[0][0][g] : 1;
@@ -79,6 +81,6 @@ void cuda_walk_room_fit(struct cuda_walk_room *most, const struct cuda_walk_room
     most->old_chunks = larger(most->old_chunks, page->old_chunks);
     most->chunks = larger(most->chunks, page->chunks);
     most->old_bytes = larger(most->old_bytes, page->old_bytes);
-    most->bytes = larger(most->bytes, page->bytes);
+    most->recent_bytes = larger(most->recent_bytes, page->recent_bytes);
     most->kinds = larger(most->kinds, page->kinds);
 }
