@@ -20,16 +20,20 @@ template <int D> struct framer {
     const walk_page *page;
     const uint4 *matrix, *terms;
     const float *mean;
-    const float *q; /* of query gid / 2, or of another where there is none: */
-    bool is_query;
+    const float *q; /* of query gid / 2, or of any where there is none: nobody reads what comes of it */
     float *mixed;   /* shared: q', [frame][group][4][16], channel 4 b + t of the group at 4 t + b */
     int page_index, frame, set;
     int lane, gid, tid, odd;
-    char *records[2]; /* NULL: there is no such frame */
+    char *records[2]; /* one and the same where there is one frame: then both halves of the lanes make it */
     char *record;     /* this lane's */
-    float unit;       /* of this lane's query and frame: of sums of keys */
-    int all;          /* of these: factors times what their bits are worth, of this lane's bits */
+    int all;          /* of its query: factors times what their bits are worth, of this lane's bits */
 };
+
+/* Where means are large fp16 queries do not do for their score. */
+template <int D> __device__ static inline bool is_fine(const framer<D> &f)
+{
+    return f.walk->n_basis_halves > 1;
+}
 
 /* fp16 values of two numbers, and what these leave. */
 __device__ static inline uint2 halves_of(float x, float y)
@@ -50,7 +54,7 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
     const cuda_codec *codec = f.walk->codec;
     const float *cosines = codec->frame_cos + (size_t)f.frame * (D / 2),
                 *sines = codec->frame_sin + (size_t)f.frame * (D / 2);
-    if (coefs) coefs += (f.gid & ~1) * 4 + f.tid;
+    coefs += (f.gid & ~1) * 4 + f.tid;
 #pragma unroll
     for (int k = 0; k < D / 32; k++) {
         float2 low[2], high[2], cosine[2], sine[2]; /* loaded ahead of use */
@@ -64,12 +68,13 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
         for (int h = 0; h < 2; h++) {
             int i = 16 * k + 8 * h + 2 * f.tid, step = 1 + 2 * k + h;
             float2 x = low[h], y = high[h], c = cosine[h], s = sine[h];
-            if (!f.is_query) x = y = make_float2(0, 0);
             float a0 = x.x * c.x + y.x * s.x, a1 = x.y * c.y + y.y * s.y;
             float b0 = y.x * c.x - x.x * s.x, b1 = y.y * c.y - x.y * s.y;
-            b[k][h] = halves_of(a0, a1);
-            b[k + D / 32][h] = halves_of(b0, b1);
-            if (step >= f.walk->n_basis_steps || !coefs) continue;
+            if (is_fine(f))
+                b[k][h] = halves_of(a0, a1), b[k + D / 32][h] = halves_of(b0, b1);
+            else
+                b[k][h].x = half_pair(a0, a1), b[k + D / 32][h].x = half_pair(b0, b1);
+            if (step >= f.walk->n_basis_steps) continue;
             float2 m = *(const float2 *)(f.mean + i), n = *(const float2 *)(f.mean + i + D / 2);
             uint2 even = halves_of(a0 * m.x + b0 * n.x, a1 * m.y + b1 * n.y),
                   odd = halves_of(b0 * m.x - a0 * n.x, b1 * m.y - a1 * n.y);
@@ -85,12 +90,11 @@ template <int D>
 __device__ static inline void terms_fill(const framer<D> &f, const uint2 b[D / 16][2], int at)
 {
     float sums[3][4] = {}, c[4], scale = f.walk->args.scale;
-    bool is_fine = f.walk->n_basis_halves > 1; /* where means are large fp16 queries do not do */
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint4 a = f.terms[k * 32 + f.lane], rest = f.terms[(D / 16 + k) * 32 + f.lane];
         ptx_multiply(sums[0], a.x, a.y, a.z, a.w, b[k][0].x, b[k][1].x);
-        if (is_fine) ptx_multiply(sums[1], a.x, a.y, a.z, a.w, b[k][0].y, b[k][1].y);
+        if (is_fine(f)) ptx_multiply(sums[1], a.x, a.y, a.z, a.w, b[k][0].y, b[k][1].y);
         ptx_multiply(sums[2], rest.x, rest.y, rest.z, rest.w, b[k][0].x, b[k][1].x);
     }
 #pragma unroll
@@ -102,16 +106,15 @@ __device__ static inline void terms_fill(const framer<D> &f, const uint2 b[D / 1
         uint2 coef;
         coef.x = ptx_transpose(half_pair(even_high, even - even_high));
         coef.y = ptx_transpose(half_pair(odd_high, odd - odd_high));
-        if (f.records[i]) ((uint2 *)(f.records[i] + WALK_COEFS))[at] = coef;
+        ((uint2 *)(f.records[i] + WALK_COEFS))[at] = coef;
     }
 }
 
-/* q' into f.mixed; the largest factor that it can make, of this lane's query and frame. */
+/* q', but for the transform's and the scores' scale, into f.mixed; the largest factor that it can make, of this lane's
+   query and frame. */
 template <int D> __device__ static inline float queries_mix(const framer<D> &f, const uint2 b[D / 16][2])
 {
     float most[2] = {1e-20f, 1e-20f};
-    float scale = f.walk->codec->query_tiles_scale[f.walk->codec->query_tiles_stride ? f.page_index : 0] *
-                  f.walk->args.scale;
     float *to = f.mixed + f.tid * 16 + f.gid % 4 * 4 + f.gid / 4;
     const uint4 *a = f.matrix + f.lane;
 #pragma unroll(D <= 128 ? 4 : 1)
@@ -125,7 +128,7 @@ template <int D> __device__ static inline float queries_mix(const framer<D> &f, 
         float bound = f.page->key_bound[f.set][g];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float low = (c[0][i] + c[1][i]) * scale, high = (c[0][2 + i] + c[1][2 + i]) * scale;
+            float low = c[0][i] + c[1][i], high = c[0][2 + i] + c[1][2 + i];
             to[i * D * 4] = low, to[i * D * 4 + 2] = high;
             most[i] = fmaxf(most[i], fmaxf(fabsf(low), fabsf(high)) * bound);
         }
@@ -187,7 +190,7 @@ __device__ static inline void factors_fill(framer<D> &f, float reach, int unit, 
 {
     int word = 0, ones = 0, column = f.gid & ~1, n_chunks = f.page->n_chunks[part];
     const int *all_bits = f.page->key_bits[part];
-    if (f.page->is_ragged[part] && f.record)
+    if (f.page->is_ragged[part])
         for (int w = 0; w < 4; w++)
             *(uint4 *)&to[factor_at<UNITS>(n_chunks - 1, unit, f.tid, w, column)] = make_uint4(0, 0, 0, 0);
     __syncwarp();
@@ -197,16 +200,16 @@ __device__ static inline void factors_fill(framer<D> &f, float reach, int unit, 
         if (bits == 0) break;
         uint4 digits = digits_of<D>(f, reach, bits, part, group);
         if (bits == 2) {
-            if (f.record) *(uint4 *)&to[factor_at<UNITS>(word / 4, unit, f.tid, word % 4, column)] = digits;
+            *(uint4 *)&to[factor_at<UNITS>(word / 4, unit, f.tid, word % 4, column)] = digits;
             word++;
         } else if (bits == 4) {
             int mine = word + f.tid / 2;
             uint4 *at = (uint4 *)&to[factor_at<UNITS>(mine / 4, unit, f.tid % 2 * 2, mine % 4, column)];
-            if (f.record) at[0] = at[16] = digits;
+            at[0] = at[16] = digits;
             word += 2;
         } else {
             uint32_t *at = (uint32_t *)&to[factor_at<UNITS>(word / 4, unit, ones * 2 + f.tid / 2, word % 4, column)];
-            if (f.record) at[f.tid % 2] = digits.x, at[2 + f.tid % 2] = digits.z;
+            at[f.tid % 2] = digits.x, at[2 + f.tid % 2] = digits.z;
             word += ones, ones ^= 1;
         }
     }
@@ -215,7 +218,7 @@ __device__ static inline void factors_fill(framer<D> &f, float reach, int unit, 
 /* A unit of both records. */
 template <int D, int UNITS> __device__ static inline void records_fill(framer<D> &f, int unit)
 {
-    uint2 *coefs = f.record ? (uint2 *)(f.record + WALK_COEFS) + unit * 32 : NULL;
+    uint2 *coefs = (uint2 *)(f.record + WALK_COEFS) + unit * 32;
     uint2 *factors = (uint2 *)(f.record + walk_factors_at(f.walk, UNITS));
     uint2 b[D / 16][2];
     queries_turn<D>(f, b, coefs, UNITS * 32);
@@ -230,8 +233,9 @@ template <int D, int UNITS> __device__ static inline void records_fill(framer<D>
     int all = f.all;
     all += __shfl_xor_sync(~0u, all, 1);
     all += __shfl_xor_sync(~0u, all, 2);
-    if (f.tid || !f.record) return;
-    ((float *)f.record)[4 * unit + f.gid / 2] = most / 32000;
+    if (f.tid) return;
+    float scale = f.walk->codec->query_tiles_scale[f.walk->codec->query_tiles_stride ? f.page_index : 0];
+    ((float *)f.record)[4 * unit + f.gid / 2] = most / 32000 * scale * f.walk->args.scale;
     ((int *)f.record)[4 * UNITS + 4 * unit + f.gid / 2] = -(all >> 1);
 }
 
@@ -242,13 +246,12 @@ __device__ static inline void records_make(framer<D> &f, const walk_item &item, 
     f.set = item.at.kind == CUDA_ITEM_RECENT, f.frame = frame + (is_second ? f.odd : 0);
     size_t bytes = f.set ? f.walk->record_bytes : f.walk->old_record_bytes;
     f.records[0] = item_record(*f.walk, item) + (frame - first_frame) * bytes;
-    f.records[1] = is_second ? f.records[0] + bytes : NULL;
+    f.records[1] = is_second ? f.records[0] + bytes : f.records[0];
     f.record = f.odd ? f.records[1] : f.records[0];
 #pragma unroll 1
     for (int u = 0; u < UNITS; u++) {
         int n = 4 * u + f.gid / 2;
-        f.is_query = n < item.n_columns;
-        f.q = f.walk->args.q + column_place<D>(*f.walk, item, f.is_query ? n : 0);
+        f.q = f.walk->args.q + column_place<D>(*f.walk, item, n < item.n_columns ? n : 0);
         records_fill<D, UNITS>(f, u);
     }
 }
