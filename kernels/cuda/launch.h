@@ -51,7 +51,7 @@ struct cuda_walk_room {
    are read with, 1 recent ones. */
 #define CUDA_WALK_PLAIN                                                                                      \
     14.0F /* weights of plain codes are multiplied with it, so that they too use 16 bits */
-struct cuda_walk_page {
+struct __attribute__((aligned(16))) cuda_walk_page { /* it is copied 16 bytes at a time */
     /* Level to x, by part and group, 8 in it at 1 bit. */
     float key_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
     /* Of a sum to value_base, which is what part 0 has in set 0; 2 / CUDA_WALK_PLAIN in it for plain codes.
@@ -59,12 +59,11 @@ struct cuda_walk_page {
     float value_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_base[CUDA_MAX_GROUPS];
     float key_bound[2][CUDA_MAX_GROUPS]; /* what |x| of a group makes at most in factors */
     int key_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
-    int key_word[CUDA_MAX_PARTS][CUDA_MAX_GROUPS]; /* of a row: a group's first word; of 1 bit, twice that,
-                                                      and which half of the word */
-    int n_chunks[CUDA_MAX_PARTS];                  /* of 4 words of a row of keys */
-    int n_nibble_chunks[CUDA_MAX_PARTS];           /* the first ones, all of 4 bits */
-    int first_chunk[CUDA_MAX_PARTS];               /* of the parts in a record */
-    int is_ragged[CUDA_MAX_PARTS];                 /* the last chunk is not full */
+    int n_chunks[CUDA_MAX_PARTS];        /* of 4 words of a row of keys */
+    int n_nibble_chunks[CUDA_MAX_PARTS]; /* the first ones, all of 4 bits */
+    int first_chunk[CUDA_MAX_PARTS];     /* of the parts in a record */
+    int key_ends[CUDA_MAX_PARTS][3];     /* groups that have 4 bits; 2 or more; any */
+    int is_ragged[CUDA_MAX_PARTS];       /* the last chunk is not full */
     int row_bytes[CUDA_MAX_PARTS], key_bytes[CUDA_MAX_PARTS], page_bytes[CUDA_MAX_PARTS];
     uint64_t offset[CUDA_MAX_PARTS];
     int n_parts[2];

@@ -49,7 +49,8 @@ __device__ static inline uint2 halves_of(float x, float y)
    pairs: <q, R mean> of pair i is even * cos + odd * sin of the place's angle. coefs: of the lane's record, [step]
    [stride]. */
 template <int D>
-__device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2], uint2 *coefs, int stride)
+__device__ static inline void queries_turn(const framer<D> &f, uint32_t b[D / 16][2], uint32_t rest[D / 16][2],
+                                           uint2 *coefs, int stride)
 {
     const cuda_codec *codec = f.walk->codec;
     const float *cosines = codec->frame_cos + (size_t)f.frame * (D / 2),
@@ -70,10 +71,8 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
             float2 x = low[h], y = high[h], c = cosine[h], s = sine[h];
             float a0 = x.x * c.x + y.x * s.x, a1 = x.y * c.y + y.y * s.y;
             float b0 = y.x * c.x - x.x * s.x, b1 = y.y * c.y - x.y * s.y;
-            if (is_fine(f))
-                b[k][h] = halves_of(a0, a1), b[k + D / 32][h] = halves_of(b0, b1);
-            else
-                b[k][h].x = half_pair(a0, a1), b[k + D / 32][h].x = half_pair(b0, b1);
+            b[k][h] = half_pair(a0, a1), b[k + D / 32][h] = half_pair(b0, b1);
+            if (is_fine(f)) rest[k][h] = halves_of(a0, a1).y, rest[k + D / 32][h] = halves_of(b0, b1).y;
             if (step >= f.walk->n_basis_steps) continue;
             float2 m = *(const float2 *)(f.mean + i), n = *(const float2 *)(f.mean + i + D / 2);
             uint2 even = halves_of(a0 * m.x + b0 * n.x, a1 * m.y + b1 * n.y),
@@ -87,15 +86,16 @@ __device__ static inline void queries_turn(const framer<D> &f, uint2 b[D / 16][2
 /* Coefficients of the slow pairs' polynomials, 8 even terms and 8 odd ones, to both records. at: this lane's, of step 0
    in a record. */
 template <int D>
-__device__ static inline void terms_fill(const framer<D> &f, const uint2 b[D / 16][2], int at)
+__device__ static inline void terms_fill(const framer<D> &f, const uint32_t b[D / 16][2], const uint32_t rest[D / 16][2],
+                                         int at)
 {
     float sums[3][4] = {}, c[4], scale = f.walk->args.scale;
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
-        uint4 a = f.terms[k * 32 + f.lane], rest = f.terms[(D / 16 + k) * 32 + f.lane];
-        ptx_multiply(sums[0], a.x, a.y, a.z, a.w, b[k][0].x, b[k][1].x);
-        if (is_fine(f)) ptx_multiply(sums[1], a.x, a.y, a.z, a.w, b[k][0].y, b[k][1].y);
-        ptx_multiply(sums[2], rest.x, rest.y, rest.z, rest.w, b[k][0].x, b[k][1].x);
+        uint4 a = f.terms[k * 32 + f.lane], low = f.terms[(D / 16 + k) * 32 + f.lane];
+        ptx_multiply(sums[0], a.x, a.y, a.z, a.w, b[k][0], b[k][1]);
+        if (is_fine(f)) ptx_multiply(sums[1], a.x, a.y, a.z, a.w, rest[k][0], rest[k][1]);
+        ptx_multiply(sums[2], low.x, low.y, low.z, low.w, b[k][0], b[k][1]);
     }
 #pragma unroll
     for (int e = 0; e < 4; e++) c[e] = sums[0][e] + (sums[1][e] + sums[2][e]);
@@ -112,7 +112,7 @@ __device__ static inline void terms_fill(const framer<D> &f, const uint2 b[D / 1
 
 /* q', but for the transform's and the scores' scale, into f.mixed; the largest factor that it can make, of this lane's
    query and frame. */
-template <int D> __device__ static inline float queries_mix(const framer<D> &f, const uint2 b[D / 16][2])
+template <int D> __device__ static inline float queries_mix(const framer<D> &f, const uint32_t b[D / 16][2])
 {
     float most[2] = {1e-20f, 1e-20f};
     float *to = f.mixed + f.tid * 16 + f.gid % 4 * 4 + f.gid / 4;
@@ -123,7 +123,7 @@ template <int D> __device__ static inline float queries_mix(const framer<D> &f, 
 #pragma unroll
         for (int k = 0; k < D / 16; k++, a += 32) {
             uint4 x = *a;
-            ptx_multiply(c[k % 2], x.x, x.y, x.z, x.w, b[k][0].x, b[k][1].x);
+            ptx_multiply(c[k % 2], x.x, x.y, x.z, x.w, b[k][0], b[k][1]);
         }
         float bound = f.page->key_bound[f.set][g];
 #pragma unroll
@@ -138,8 +138,6 @@ template <int D> __device__ static inline float queries_mix(const framer<D> &f, 
     return f.odd ? second : first;
 }
 
-/* Digits of the factors of a group's bits, high and low ones: of low bits and high bits of codes of 2 bits at 2 tid; of
-   codes of 4 bits and of 1 both are alike. As they stand in a record: high digits of both, low digits of both. */
 #define FRAME_MAGIC (WALK_MAGIC + 0x8080)
 
 /* What four floats of FRAME_MAGIC and an integer have of integers. */
@@ -149,26 +147,17 @@ __device__ static inline int integers_sum(const float *x)
            4 * __float_as_int(FRAME_MAGIC);
 }
 
-/* Of this lane's query and frame, columns 4 b + tid of the group. */
-template <int D>
-__device__ static inline uint4 digits_of(framer<D> &f, float reach, int bits, int part, int group)
+/*
+ * Digits of the factors of a group's bits, of this lane's query and frame and columns 4 b + tid: high ones of low bits and
+ * high bits of codes, then low ones, as they stand in a record.
+ */
+
+/* Codes of 2 bits: those at 2 tid and 2 tid + 1. */
+template <int D> __device__ static inline uint4 pair_digits(framer<D> &f, float factor, const float4 *at)
 {
-    const float4 *at = (const float4 *)(f.mixed + f.odd * D * 4) + (group * 4 + f.gid / 2) * 4;
-    float factor = f.page->key_factor[f.set][part][group] * reach;
-    float4 x = at[f.tid];
+    float4 x = at[f.tid], y = at[(f.tid + 1) & 3];
     float l[4], m[4];
     uint4 out;
-    if (bits != 2) {
-        factor *= 2;
-        if (bits == 1) factor *= __int_as_float((127 - f.tid) << 23); /* the bit is worth 2^tid */
-#pragma unroll
-        for (int b = 0; b < 4; b++) l[b] = fmaf(factor, (&x.x)[b], FRAME_MAGIC);
-        f.all += integers_sum(l) * (bits == 1 ? 1 << f.tid : 15);
-        digits_pack(l, out.x, out.z);
-        out.y = out.x, out.w = out.z;
-        return out;
-    }
-    float4 y = at[(f.tid + 1) & 3];
     if (f.tid == 3) y = make_float4(y.y, y.z, y.w, y.x);
     int worth = f.tid & 1 ? 4 : 1;
     if (f.tid & 1) factor *= .25f;
@@ -184,34 +173,52 @@ __device__ static inline uint4 digits_of(framer<D> &f, float reach, int bits, in
     return out;
 }
 
+/* Codes of 4 bits and of 1, whose bits are worth `worth` together: all their factors are alike. */
+template <int D> __device__ static inline uint4 plain_digits(framer<D> &f, float factor, const float4 *at, int worth)
+{
+    float4 x = at[f.tid];
+    float l[4];
+    uint4 out;
+#pragma unroll
+    for (int b = 0; b < 4; b++) l[b] = fmaf(2 * factor, (&x.x)[b], FRAME_MAGIC);
+    f.all += integers_sum(l) * worth;
+    digits_pack(l, out.x, out.z);
+    out.y = out.x, out.w = out.z;
+    return out;
+}
+
 /* A part's factors of this lane's query and frame. Bits do not increase from group to group. */
 template <int D, int UNITS>
 __device__ static inline void factors_fill(framer<D> &f, float reach, int unit, int part, uint2 *to)
 {
-    int word = 0, ones = 0, column = f.gid & ~1, n_chunks = f.page->n_chunks[part];
-    const int *all_bits = f.page->key_bits[part];
+    const int *end = f.page->key_ends[part], column = f.gid & ~1;
+    const float *factor = f.page->key_factor[f.set][part];
+    const float4 *at = (const float4 *)(f.mixed + f.odd * D * 4) + f.gid / 2 * 4;
+    int group = 0;
     if (f.page->is_ragged[part])
         for (int w = 0; w < 4; w++)
-            *(uint4 *)&to[factor_at<UNITS>(n_chunks - 1, unit, f.tid, w, column)] = make_uint4(0, 0, 0, 0);
+            *(uint4 *)&to[factor_at<UNITS>(f.page->n_chunks[part] - 1, unit, f.tid, w, column)] = make_uint4(0, 0, 0, 0);
     __syncwarp();
-#pragma unroll 4
-    for (int group = 0; group < D / 16; group++) {
-        int bits = all_bits[group];
-        if (bits == 0) break;
-        uint4 digits = digits_of<D>(f, reach, bits, part, group);
-        if (bits == 2) {
-            *(uint4 *)&to[factor_at<UNITS>(word / 4, unit, f.tid, word % 4, column)] = digits;
-            word++;
-        } else if (bits == 4) {
-            int mine = word + f.tid / 2;
-            uint4 *at = (uint4 *)&to[factor_at<UNITS>(mine / 4, unit, f.tid % 2 * 2, mine % 4, column)];
-            at[0] = at[16] = digits;
-            word += 2;
-        } else {
-            uint32_t *at = (uint32_t *)&to[factor_at<UNITS>(word / 4, unit, ones * 2 + f.tid / 2, word % 4, column)];
-            at[f.tid % 2] = digits.x, at[2 + f.tid % 2] = digits.z;
-            word += ones, ones ^= 1;
-        }
+#pragma unroll 2
+    for (; group < end[0]; group++) {
+        int word = 2 * group + f.tid / 2;
+        uint4 digits = plain_digits<D>(f, factor[group] * reach, at + group * 16, 15);
+        uint4 *out = (uint4 *)&to[factor_at<UNITS>(word / 4, unit, f.tid % 2 * 2, word % 4, column)];
+        out[0] = out[16] = digits;
+    }
+#pragma unroll 2
+    for (; group < end[1]; group++) {
+        int word = end[0] + group;
+        uint4 digits = pair_digits<D>(f, factor[group] * reach, at + group * 16);
+        *(uint4 *)&to[factor_at<UNITS>(word / 4, unit, f.tid, word % 4, column)] = digits;
+    }
+    float share = __int_as_float((127 - f.tid) << 23); /* the bit is worth 2^tid */
+#pragma unroll 1
+    for (; group < end[2]; group++) {
+        int half = (group - end[1]) % 2, word = end[0] + end[1] + (group - end[1]) / 2;
+        uint4 digits = plain_digits<D>(f, factor[group] * reach * share, at + group * 16, 1 << f.tid);
+        uint32_t *out = (uint32_t *)&to[factor_at<UNITS>(word / 4, unit, half * 2 + f.tid / 2, word % 4, column)];
+        out[f.tid % 2] = digits.x, out[2 + f.tid % 2] = digits.z;
     }
 }
 
@@ -220,9 +227,9 @@ template <int D, int UNITS> __device__ static inline void records_fill(framer<D>
 {
     uint2 *coefs = (uint2 *)(f.record + WALK_COEFS) + unit * 32;
     uint2 *factors = (uint2 *)(f.record + walk_factors_at(f.walk, UNITS));
-    uint2 b[D / 16][2];
-    queries_turn<D>(f, b, coefs, UNITS * 32);
-    if (f.walk->n_basis_steps) terms_fill<D>(f, b, unit * 32 + f.lane);
+    uint32_t b[D / 16][2], rest[D / 16][2]; /* rest: where it is fine */
+    queries_turn<D>(f, b, rest, coefs, UNITS * 32);
+    if (f.walk->n_basis_steps) terms_fill<D>(f, b, rest, unit * 32 + f.lane);
     __syncwarp();
     float most = queries_mix<D>(f, b);
     __syncwarp();
@@ -315,8 +322,8 @@ __global__ void __launch_bounds__(32 * FRAME_WARPS, D <= 128 ? 2 : 1)
     int blocks = 2 * walk.place_blocks;
     framer<D> f;
     framer_enter<D>(f, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
-    int at = index * FRAME_WARPS + (int)threadIdx.x / 32, step = n_blocks * FRAME_WARPS, n_others = walk.n_items - walk.n_tiles;
-    /* Near ones, which take longest, first; two loops, for the registers. */
+    int at = (int)threadIdx.x / 32 * n_blocks + index, step = n_blocks * FRAME_WARPS, n_others = walk.n_items - walk.n_tiles;
+    /* Near ones, which take longest, first, on as many multiprocessors as there are; two loops, for the registers. */
 #pragma unroll 1
     for (; at < walk.n_tiles; at += step) {
         half_item<D, true>(walk, item_find(walk, n_others + at, lot), f.mixed);

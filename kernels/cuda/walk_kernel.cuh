@@ -327,13 +327,8 @@ template <int D> cudaError_t walk_launch(const cuda_walk &walk, cudaStream_t str
         CUDA_LAUNCH(half_kernel<D>, (n + HALF_WARPS - 1) / HALF_WARPS, 32 * HALF_WARPS, bytes, stream, walk);
         return cudaGetLastError();
     }
-    if constexpr (D <= 128) {
-        if (walk.columns < CUDA_COLUMNS) {
-            if (walk.n_warps > 12) return walk_start<D, 1, 16>(walk, stream);
-            return walk_start<D, 1, 12>(walk, stream);
-        }
-        if (walk.n_warps > 8) return walk_start<D, 2, 12>(walk, stream);
-    }
+    if constexpr (D <= 128)
+        return walk.columns < CUDA_COLUMNS ? walk_start<D, 1, 16>(walk, stream) : walk_start<D, 2, 12>(walk, stream);
     return walk_start<D, 2, 8>(walk, stream);
 }
 

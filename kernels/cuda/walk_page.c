@@ -14,13 +14,11 @@ static void part_fill(const struct kv_codec *codec, int index, int p, struct cud
 {
     const struct kv_part *part = &codec->parts[p];
     const struct kv_code *code = &part->codes[index];
-    int word = 0, nibble_words = 0, ones = 0;
     for (int g = 0; g < codec->n_groups; g++) { /* bits do not increase */
         int bits = code->key_bits[g], value_bits = code->value_bits[g];
         page->key_bits[p][g] = bits, page->value_bits[p][g] = value_bits;
-        page->key_word[p][g] = bits == 1 ? 2 * word + ones % 2 : word;
-        nibble_words += bits == 4 ? 2 : 0;
-        word += bits > 1 ? bits / 2 : bits == 1 ? ones++ % 2 : 0;
+        page->key_ends[p][0] += bits == 4, page->key_ends[p][1] += bits >= 2,
+            page->key_ends[p][2] += bits >= 1;
         page->has_plain |= value_bits == 1 || value_bits == 4;
         if (p == 0) page->is_plain_old &= value_bits == 2;
     }
@@ -29,8 +27,8 @@ static void part_fill(const struct kv_codec *codec, int index, int p, struct cud
     page->page_bytes[p] = (int)(part->offset[index + 1] - part->offset[index]);
     page->offset[p] = part->offset[index];
     page->n_chunks[p] = (page->row_bytes[p] / 32 + 3) / 4;
-    page->n_nibble_chunks[p] = nibble_words / 4;
-    page->is_ragged[p] = page->row_bytes[p] % 128 != 0 || ones % 2;
+    page->n_nibble_chunks[p] = page->key_ends[p][0] / 2;
+    page->is_ragged[p] = page->row_bytes[p] % 128 != 0 || (page->key_ends[p][2] - page->key_ends[p][1]) % 2;
 }
 
 /* Of a group in a part that is read with the parts up to last. */
@@ -50,7 +48,6 @@ static void factors_fill(const struct kv_codec *codec, int index, int set, int p
 
 void cuda_walk_page_fill(const struct kv_codec *codec, int index, struct cuda_walk_page *page)
 {
-    _Static_assert(sizeof *page % 16 == 0, "copied 16 bytes at a time");
     *page = (struct cuda_walk_page){.n_parts = {codec->n_old_parts, codec->n_parts},
                                     .is_plain_old = codec->n_old_parts == 1};
     struct cuda_walk_room *room = &page->room;

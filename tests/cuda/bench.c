@@ -2,7 +2,8 @@
  * cuda_bench [o2|f16|SHAPE|VARIANT ...]: decode attention alone on the card, pages of random codes, in the
  * shapes (sequences, query heads, KV heads, context) that docs/cuda.md lists, of which SHAPE is the number, 1
  * to 6; every block and tier as it would be: 4 sinks, 8 recent blocks in all parts, the open block in f16,
- * frames and means. Beside it what the card copies. VARIANT: warps of a thread block. What is not named is all of it.
+ * frames and means. Beside it what the card copies. VARIANT: warps of a thread block. What is not named is
+ * all of it.
  */
 #include "tests/cuda/card.h"
 #include "tests/unit/support/kv_fixture.h"
