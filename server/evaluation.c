@@ -65,6 +65,7 @@ static enum err calibration_get(struct evaluation *evaluation, struct err_info *
                             .no_calibration = options->no_calibration,
                             .sink_tokens = options->sink_tokens};
     struct serve_calibration call = {.options = &serve,
+                                     .gguf = evaluation->runtime.gguf,
                                      .tokenizer = evaluation->runtime.tokenizer,
                                      .backend = evaluation->runtime.backend,
                                      .workers = evaluation->runtime.workers,
