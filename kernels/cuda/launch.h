@@ -58,7 +58,7 @@ struct __attribute__((aligned(16))) cuda_walk_page { /* it is copied 16 bytes at
      */
     float value_factor[2][CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_base[CUDA_MAX_GROUPS];
     float key_bound[2][CUDA_MAX_GROUPS]; /* what |x| of a group makes at most in factors */
-    int key_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS], value_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
+    int value_bits[CUDA_MAX_PARTS][CUDA_MAX_GROUPS];
     int n_chunks[CUDA_MAX_PARTS];        /* of 4 words of a row of keys */
     int n_nibble_chunks[CUDA_MAX_PARTS]; /* the first ones, all of 4 bits */
     int first_chunk[CUDA_MAX_PARTS];     /* of the parts in a record */

@@ -42,20 +42,21 @@ __device__ static inline void ptx_multiply(float *c, uint32_t a0, uint32_t a1, u
 }
 
 /* d = c + a b, of the same. */
-__device__ static inline void ptx_multiply(float *d, const float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                           uint32_t b0, uint32_t b1)
+__device__ static inline void ptx_multiply(float *d, const float *c, uint32_t a0, uint32_t a1, uint32_t a2,
+                                           uint32_t a3, uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%10,%11,%12,%13};"
                  : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+                   "f"(c[3]));
 }
 
-/* mma.m16n8k32: c += a b, int32 += unsigned bytes times signed ones; c as above. a0: row gid, columns 4 tid to
-   4 tid + 3, the first in the lowest byte; a1: row gid + 8; a2, a3: the same of columns + 16. b0: rows 4 tid to
-   4 tid + 3 of column gid; b1: of rows + 16. */
-__device__ static inline void ptx_multiply_bytes_32(int *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                                    uint32_t b0, uint32_t b1)
+/* mma.m16n8k32: c += a b, int32 += unsigned bytes times signed ones; c as above. a0: row gid, columns 4 tid
+   to 4 tid + 3, the first in the lowest byte; a1: row gid + 8; a2, a3: the same of columns + 16. b0: rows 4
+   tid to 4 tid + 3 of column gid; b1: of rows + 16. */
+__device__ static inline void ptx_multiply_bytes_32(int *c, uint32_t a0, uint32_t a1, uint32_t a2,
+                                                    uint32_t a3, uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%0,%1,%2,%3};"
@@ -64,13 +65,14 @@ __device__ static inline void ptx_multiply_bytes_32(int *c, uint32_t a0, uint32_
 }
 
 /* d = c + a b, of the same. */
-__device__ static inline void ptx_multiply_bytes_32(int *d, const int *c, uint32_t a0, uint32_t a1, uint32_t a2,
-                                                    uint32_t a3, uint32_t b0, uint32_t b1)
+__device__ static inline void ptx_multiply_bytes_32(int *d, const int *c, uint32_t a0, uint32_t a1,
+                                                    uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                  "{%10,%11,%12,%13};"
                  : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]),
+                   "r"(c[3]));
 }
 
 /* The stream's next launch may begin once all thread blocks are here, if it was launched so: it then waits by

@@ -93,13 +93,15 @@ __device__ static inline void ptx_bulk_expect(uint32_t barrier, uint32_t bytes, 
 }
 
 /* Where is_one: bytes from the card's memory, all on 16, that count at the barrier; also without a branch. */
-__device__ static inline void ptx_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier, int is_one)
+__device__ static inline void ptx_bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier,
+                                            int is_one)
 {
-    asm volatile("{\n.reg .pred one;\nsetp.ne.b32 one, %4, 0;\n"
-                 "@one cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n}" ::"r"(
-                     to),
-                 "l"(from), "r"(bytes), "r"(barrier), "r"(is_one)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .pred one;\nsetp.ne.b32 one, %4, 0;\n"
+        "@one cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n}" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "r"(is_one)
+        : "memory");
 }
 
 /* Until what the stream's work before this launch wrote can be read; that launch may have begun early. */
@@ -140,8 +142,8 @@ template <int MOST> __device__ static inline void ptx_group_wait()
 #define PTX_R16 PTX_R8 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define PTX_R32                                                                                              \
     PTX_R16                                                                                                  \
-        ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,"  \
-        "%56,%57,%58,%59,%60,%61,%62,%63"
+    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,"      \
+    "%56,%57,%58,%59,%60,%61,%62,%63"
 #define PTX_F4(i)  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define PTX_F8(i)  PTX_F4(i), PTX_F4(i + 4)
 #define PTX_F16(i) PTX_F8(i), PTX_F8(i + 8)

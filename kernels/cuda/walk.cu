@@ -2,8 +2,9 @@
 #include "kernels/cuda/ptx.cuh"
 
 /*
- * Walking (walk.cuh) and the merge of what the walks leave. A thread block merges one column, each of its eight warps every
- * eighth partial result, so long contexts are many short chains; what the order is depends on the position alone.
+ * Walking (walk.cuh) and the merge of what the walks leave. A thread block merges one column, each of its
+ * eight warps every eighth partial result, so long contexts are many short chains; what the order is depends
+ * on the position alone.
  */
 
 template <int D> cudaError_t walk_launch(const cuda_walk &walk, cudaStream_t stream);
@@ -25,7 +26,8 @@ template <typename F> __device__ static inline float block_fold(float x, float *
 }
 
 /* What was coded turned back, of a warp: channel 32 e + lane in x[e]. */
-template <int E> __device__ static inline void values_turn_back(const cuda_codec *codec, float x[E], float *room, int lane)
+template <int E>
+__device__ static inline void values_turn_back(const cuda_codec *codec, float x[E], float *room, int lane)
 {
     const int D = 32 * E, size = D & -D;
     if (!codec->values_hadamard) {
@@ -35,7 +37,8 @@ template <int E> __device__ static inline void values_turn_back(const cuda_codec
 #pragma unroll 4
         for (int i = 0; i < D; i++)
 #pragma unroll
-            for (int e = 0; e < E; e++) x[e] = fmaf(room[i], codec->value_transform[i * D + 32 * e + lane], x[e]);
+            for (int e = 0; e < E; e++)
+                x[e] = fmaf(room[i], codec->value_transform[i * D + 32 * e + lane], x[e]);
         return;
     }
 #pragma unroll
@@ -59,7 +62,8 @@ template <int E> __device__ static inline void values_turn_back(const cuda_codec
 
 /* The sum over slots i, i + MERGE_WARPS ... of their weight times their output. */
 template <int E>
-__device__ static inline void slots_sum(const float *first, size_t stride, const float *weights, int i, int n, float x[E])
+__device__ static inline void slots_sum(const float *first, size_t stride, const float *weights, int i, int n,
+                                        float x[E])
 {
     for (int e = 0; e < E; e++) x[e] = 0;
 #pragma unroll 8
@@ -68,7 +72,8 @@ __device__ static inline void slots_sum(const float *first, size_t stride, const
         for (int e = 0; e < E; e++) x[e] = fmaf(weights[i], first[i * stride + 32 * e], x[e]);
 }
 
-template <int E> __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const __grid_constant__ cuda_walk walk)
+template <int E>
+__global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const __grid_constant__ cuda_walk walk)
 {
     CUDA_DYNAMIC_SHARED(memory);
     CUDA_SHARED(float, fold, [MERGE_WARPS]);
@@ -108,7 +113,8 @@ template <int E> __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kerne
         for (int i = 0; i < MERGE_WARPS; i++) x[e] += room[i * D + 32 * e + lane];
     }
     size_t row = (size_t)tile.first_row + column / heads;
-    float *out = args.out + (row * args.n_heads + head * group + part * LOT_HEADS + column % heads) * D + lane;
+    float *out =
+        args.out + (row * args.n_heads + head * group + part * LOT_HEADS + column % heads) * D + lane;
     if (walk.codec) {
         __syncwarp();
         values_turn_back<E>(walk.codec, x, room, lane);
@@ -137,10 +143,15 @@ template <int D> static cudaError_t walk_and_merge(const cuda_walk &walk, cudaSt
 cudaError_t cuda_walk_run(const struct cuda_walk *walk, cudaStream_t stream)
 {
     switch (walk->args.head_dim) {
-    case 64: return walk_and_merge<64>(*walk, stream);
-    case 96: return walk_and_merge<96>(*walk, stream);
-    case 128: return walk_and_merge<128>(*walk, stream);
-    case 256: return walk_and_merge<256>(*walk, stream);
-    default: return cudaErrorNotSupported;
+    case 64:
+        return walk_and_merge<64>(*walk, stream);
+    case 96:
+        return walk_and_merge<96>(*walk, stream);
+    case 128:
+        return walk_and_merge<128>(*walk, stream);
+    case 256:
+        return walk_and_merge<256>(*walk, stream);
+    default:
+        return cudaErrorNotSupported;
     }
 }

@@ -5,9 +5,9 @@
 
 /*
  * One coded block. Scores: keys are the 16 rows of a product; lane gid has the 8 tokens of row tile gid, of
- * row tile i of the product rows (h ^ odd) * 4 + i, and lane tid a word of every four of their rows, so that 16
- * bytes are one lane's share of four products and lanes of odd gid read the other half first, from other banks.
- * Output: rows are channels, and lane tid has 16 tokens in a row of each, one word.
+ * row tile i of the product rows (h ^ odd) * 4 + i, and lane tid a word of every four of their rows, so that
+ * 16 bytes are one lane's share of four products and lanes of odd gid read the other half first, from other
+ * banks. Output: rows are channels, and lane tid has 16 tokens in a row of each, one word.
  */
 
 /* A warp on its way through an item's blocks: UNITS times 4 queries. */
@@ -15,22 +15,24 @@ template <int D, int UNITS> struct walker {
     const cuda_walk *walk;
     const walk_page *page;
     const uint4 *basis;
-    char *exchange;      /* shared: factors of a block's values */
-    const char *record;  /* of the frame */
-    const uint2 *factors; /* in it, this lane's */
+    char *exchange;          /* shared: factors of a block's values */
+    const char *record;      /* of the frame */
+    const uint2 *factors;    /* in it, this lane's */
     int lane, gid, tid, odd; /* odd: of gid; which digit, which half of a row tile comes first */
     int kinds_bytes;         /* of a unit in exchange */
     int is_plain_old;        /* old blocks have one part and values in a trellis */
     int n_chunks, n_nibble_chunks, keys_at, values_at; /* of such a part: this lane's, in a page */
     int scales_at;                                     /* in an old block's page */
-    float unit[UNITS];       /* of query tid: a key sum's unit */
-    int middle[UNITS];       /* of query tid: what the sums start from */
+    float unit[UNITS];                                 /* of query tid: a key sum's unit */
+    int middle[UNITS];                                 /* of query tid: what the sums start from */
     float max[UNITS], sum[UNITS];
-    float most[UNITS];                   /* what a score may exceed max by; -INFINITY: nothing was there yet */
-    float out[UNITS][D / CUDA_GROUP][2]; /* channels gid and gid + 8 of each group, query tid, to value_base */
+    float most[UNITS]; /* what a score may exceed max by; -INFINITY: nothing was there yet */
+    /* Channels gid and gid + 8 of each group, query tid, to value_base. */
+    float out[UNITS][D / CUDA_GROUP][2];
 };
 
-/* c += functions of the places of 64 tokens times coefficients. row: between tiles of 16 tokens. FIRST: c = from + it. */
+/* c += functions of the places of 64 tokens times coefficients. row: between tiles of 16 tokens. FIRST: c =
+ * from + it. */
 template <int UNITS, bool FIRST>
 __device__ static inline void mean_step(const uint4 *tiles, int row, const uint2 *coefs, uint32_t sign,
                                         const float from[UNITS][4], float c[UNITS][4][4])
@@ -50,8 +52,9 @@ __device__ static inline void mean_step(const uint4 *tiles, int row, const uint2
     }
 }
 
-/* The mean's scores of the block that is j-th of its frame, less the queries' maxima. About the frame's centre even
-   functions mirror and odd ones change sign: blocks before it read the rows of those after it backwards. */
+/* The mean's scores of the block that is j-th of its frame, less the queries' maxima. About the frame's
+   centre even functions mirror and odd ones change sign: blocks before it read the rows of those after it
+   backwards. */
 template <int D, int UNITS>
 __device__ static inline void mean_scores(const walker<D, UNITS> &w, int j, float c[UNITS][4][4])
 {
@@ -76,7 +79,8 @@ __device__ static inline void mean_scores(const walker<D, UNITS> &w, int j, floa
     if ((n_steps == 3 || n_steps == 4) && w.walk->n_basis_halves == 1) { /* what most models have */
         mean_step<UNITS, false>(tiles + step, row, coefs + UNITS * 32, sign, NULL, c);
         mean_step<UNITS, false>(tiles + 2 * step, row, coefs + 2 * UNITS * 32, sign, NULL, c);
-        if (n_steps == 4) mean_step<UNITS, false>(tiles + 3 * step, row, coefs + 3 * UNITS * 32, sign, NULL, c);
+        if (n_steps == 4)
+            mean_step<UNITS, false>(tiles + 3 * step, row, coefs + 3 * UNITS * 32, sign, NULL, c);
         return;
     }
 #pragma unroll 1
@@ -107,8 +111,8 @@ __device__ static inline void words_multiply(const uint8_t *words, int odd, cons
             const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
 #pragma unroll
             for (int u = 0; u < UNITS; u++)
-                ptx_multiply_bytes_32(c[u][i], FIRST && s == 0 ? from[u] : c[u][i], a & one, b & one, a & 2 * one,
-                                      b & 2 * one, f[u][s].x, f[u][s].y);
+                ptx_multiply_bytes_32(c[u][i], FIRST && s == 0 ? from[u] : c[u][i], a & one, b & one,
+                                      a & 2 * one, b & 2 * one, f[u][s].x, f[u][s].y);
         }
 }
 
@@ -129,15 +133,15 @@ __device__ static inline void nibbles_multiply(const uint8_t *words, int odd, co
         uint32_t a = (&x.x)[i], b = (&y.x)[i];
 #pragma unroll
         for (int u = 0; u < UNITS; u++)
-            ptx_multiply_bytes_32(c[u][i], FIRST ? from[u] : c[u][i], a & mask, b & mask, a >> 4 & mask, b >> 4 & mask,
-                                  f[u][0], f[u][1]);
+            ptx_multiply_bytes_32(c[u][i], FIRST ? from[u] : c[u][i], a & mask, b & mask, a >> 4 & mask,
+                                  b >> 4 & mask, f[u][0], f[u][1]);
     }
 }
 
 /* A part of 64 keys. words, factors: this lane's. FIRST: c = from + it, otherwise c += it. */
 template <int UNITS, bool FIRST>
-__device__ static inline void part_sum(const uint8_t *words, int odd, const uint2 *factors, int n_nibbles, int n,
-                                       const int from[UNITS][4], int c[UNITS][4][4])
+__device__ static inline void part_sum(const uint8_t *words, int odd, const uint2 *factors, int n_nibbles,
+                                       int n, const int from[UNITS][4], int c[UNITS][4][4])
 {
     int i = 0;
     if (FIRST) {
@@ -155,10 +159,11 @@ __device__ static inline void part_sum(const uint8_t *words, int odd, const uint
         words_multiply<UNITS, false>(words, odd, factors, NULL, c);
 }
 
-/* Sums of keys over channels, of all parts: a set 0's stand a page apart, a set 1's one after the other. IS_PLAIN: of
-   blocks that is_plain_old speaks of. */
+/* Sums of keys over channels, of all parts: a set 0's stand a page apart, a set 1's one after the other.
+   IS_PLAIN: of blocks that is_plain_old speaks of. */
 template <int D, int UNITS, bool IS_PLAIN>
-__device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t *keys, int set, int c[UNITS][4][4])
+__device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t *keys, int set,
+                                       int c[UNITS][4][4])
 {
     int from[UNITS][4];
 #pragma unroll
@@ -234,8 +239,8 @@ __device__ static inline void max_move(walker<D, UNITS> &w, int unit, float s[4]
     for (int g = 0; g < D / 16; g++) w.out[unit][g][0] *= factor, w.out[unit][g][1] *= factor;
 }
 
-/* Weights of the values as factors: of the trellis' low and high bits, by code of the byte, a fourth of them for
-   odd ones; of plain codes. */
+/* Weights of the values as factors: of the trellis' low and high bits, by code of the byte, a fourth of them
+   for odd ones; of plain codes. */
 struct walk_weights {
     uint32_t low[4], high[4], plain[4];
     float unit; /* of query tid */
@@ -319,14 +324,15 @@ __device__ static inline void trellis_multiply(const uint8_t *at, const walk_wei
         const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
 #pragma unroll
         for (int u = 0; u < UNITS; u++)
-            ptx_multiply_bytes_32(c[u], s ? c[u] : from[u], a & one, b & one, a & 2 * one, b & 2 * one, v[u].low[s],
-                                  v[u].high[s]);
+            ptx_multiply_bytes_32(c[u], s ? c[u] : from[u], a & one, b & one, a & 2 * one, b & 2 * one,
+                                  v[u].low[s], v[u].high[s]);
     }
 }
 
 /* Adds plain codes of BITS bits, 4 or 1. */
 template <int D, int UNITS, int BITS>
-__device__ static inline void plain_multiply(const uint8_t *at, int tid, const walk_weights v[UNITS], int c[UNITS][4])
+__device__ static inline void plain_multiply(const uint8_t *at, int tid, const walk_weights v[UNITS],
+                                             int c[UNITS][4])
 {
     uint32_t x[4], y[4]; /* codes 4 b + s of rows gid and gid + 8, where they stand in the byte */
     if (BITS == 4) {
@@ -344,8 +350,8 @@ __device__ static inline void plain_multiply(const uint8_t *at, int tid, const w
     for (int s = 0; s < 4; s += 2)
 #pragma unroll
         for (int u = 0; u < UNITS; u++)
-            ptx_multiply_bytes_32(c[u], x[s] & mask, y[s] & mask, x[s + 1] & mask, y[s + 1] & mask, v[u].plain[s],
-                                  v[u].plain[s + 1]);
+            ptx_multiply_bytes_32(c[u], x[s] & mask, y[s] & mask, x[s + 1] & mask, y[s + 1] & mask,
+                                  v[u].plain[s], v[u].plain[s + 1]);
 }
 
 template <int D, int UNITS>
@@ -380,7 +386,8 @@ __device__ static inline void mixed_values_sum(walker<D, UNITS> &w, const uint8_
         if (!w.page->has_plain) continue;
         int all[4] = {};
         const uint32_t one = 0x01010101u;
-        for (int s = 0; s < 4; s += 2) ptx_multiply_bytes_32(all, one, one, one, one, v[u].plain[s], v[u].plain[s + 1]);
+        for (int s = 0; s < 4; s += 2)
+            ptx_multiply_bytes_32(all, one, one, one, one, v[u].plain[s], v[u].plain[s + 1]);
         int sum = digits_join(all[0], all[1]);
         middle[1][u] = -(15 * sum >> 1), middle[2][u] = -(sum >> 1);
     }
@@ -406,7 +413,8 @@ __device__ static inline void mixed_values_sum(walker<D, UNITS> &w, const uint8_
 
 /* Adds values in a trellis, of a part that is read alone. at: this lane's words of row tile 0. */
 template <int D, int UNITS>
-__device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint8_t *at, const walk_weights v[UNITS])
+__device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint8_t *at,
+                                                 const walk_weights v[UNITS])
 {
     int from[UNITS][4];
 #pragma unroll
@@ -423,12 +431,12 @@ __device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint
     }
 }
 
-/* Scores of a block's keys and what they make of its values' weights. keys: in shared memory, of a plain block its page,
-   otherwise part after part, stride apart beside their codes. j: the block's place in its frame. IS_PLAIN: as
-   is_plain_old says, and the block is old. */
+/* Scores of a block's keys, and of them the weights of its values. keys: in shared memory, as keys_sum wants
+   them. j: the block's place in its frame. IS_PLAIN: as is_plain_old says, and the block is old. */
 template <int D, int UNITS, bool IS_PLAIN>
-__device__ static inline void weights_find(walker<D, UNITS> &w, const uint8_t *keys, const uint16_t *key_scales, int j,
-                                           int set, uint64_t sinks, walk_weights v[UNITS])
+__device__ static inline void weights_find(walker<D, UNITS> &w, const uint8_t *keys,
+                                           const uint16_t *key_scales, int j, int set, uint64_t sinks,
+                                           walk_weights v[UNITS])
 {
     float mean[UNITS][4][4], s[UNITS][4][2], scales[2][4];
     int c[UNITS][4][4];
@@ -455,10 +463,10 @@ __device__ static inline void weights_find(walker<D, UNITS> &w, const uint8_t *k
     }
 }
 
-/* Values of a set's parts, which stand one after the other, but for skip bytes after each. */
+/* Values of a set's parts. is_page: parts' whole pages stand one after the other; otherwise their values. */
 template <int D, int UNITS>
-__device__ static inline void parts_values_sum(walker<D, UNITS> &w, const uint8_t *values, int is_page, int set,
-                                               const walk_weights v[UNITS])
+__device__ static inline void parts_values_sum(walker<D, UNITS> &w, const uint8_t *values, int is_page,
+                                               int set, const walk_weights v[UNITS])
 {
 #pragma unroll 1
     for (int p = 0; p < w.page->n_parts[set]; p++) {

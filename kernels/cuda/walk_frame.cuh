@@ -4,12 +4,13 @@
 #include "kernels/cuda/walk_half.cuh"
 
 /*
- * The launch before the walks: of each tile and each frame that it looks back on the record that walk.cuh speaks of.
- * Queries are turned back by the frame's angle, in fp32, and multiplied with the transform, in fp16, q' = A^-T q; the
- * score of the mean (kernels/kv_mean.h) is a product per block of functions of the place with coefficients that are
- * made here, in two halves. The pieces in fp16, few and long, are done on the way: they too would take a walk's registers.
- * A warp makes the records of two frames in a row at a time. Lane gid works for query
- * gid / 2 in the first of them where gid is even, in the second where it is odd: so have products' columns.
+ * The launch before the walks: of each tile and each frame that it looks back on the record that walk.cuh
+ * speaks of. Queries are turned back by the frame's angle, in fp32, and multiplied with the transform, in
+ * fp16, q' = A^-T q; the score of the mean (kernels/kv_mean.h) is a product per block of functions of the
+ * place with coefficients that are made here, in two halves. The pieces in fp16, few and long, are done on
+ * the way: they too would take a walk's registers. A warp makes the records of two frames in a row at a time.
+ * Lane gid works for query gid / 2 in the first of them where gid is even, in the second where it is odd: so
+ * have products' columns.
  */
 
 enum { FRAME_WARPS = 10 };
@@ -45,12 +46,12 @@ __device__ static inline uint2 halves_of(float x, float y)
     return out;
 }
 
-/* Queries, but for the scale of scores, turned back, as factors of k-steps of 16 channels, in halves; on the way the coefficients of the mean's fast
-   pairs: <q, R mean> of pair i is even * cos + odd * sin of the place's angle. coefs: of the lane's record, [step]
-   [stride]. */
+/* Queries, but for the scale of scores, turned back, as factors of k-steps of 16 channels, in halves; on the
+   way the coefficients of the mean's fast pairs: <q, R mean> of pair i is even * cos + odd * sin of the
+   place's angle. coefs: of the lane's record, [step] [stride]. */
 template <int D>
-__device__ static inline void queries_turn(const framer<D> &f, uint32_t b[D / 16][2], uint32_t rest[D / 16][2],
-                                           uint2 *coefs, int stride)
+__device__ static inline void queries_turn(const framer<D> &f, uint32_t b[D / 16][2],
+                                           uint32_t rest[D / 16][2], uint2 *coefs, int stride)
 {
     const cuda_codec *codec = f.walk->codec;
     const float *cosines = codec->frame_cos + (size_t)f.frame * (D / 2),
@@ -83,11 +84,11 @@ __device__ static inline void queries_turn(const framer<D> &f, uint32_t b[D / 16
     }
 }
 
-/* Coefficients of the slow pairs' polynomials, 8 even terms and 8 odd ones, to both records. at: this lane's, of step 0
-   in a record. */
+/* Coefficients of the slow pairs' polynomials, 8 even terms and 8 odd ones, to both records. at: this lane's,
+   of step 0 in a record. */
 template <int D>
-__device__ static inline void terms_fill(const framer<D> &f, const uint32_t b[D / 16][2], const uint32_t rest[D / 16][2],
-                                         int at)
+__device__ static inline void terms_fill(const framer<D> &f, const uint32_t b[D / 16][2],
+                                         const uint32_t rest[D / 16][2], int at)
 {
     float sums[3][4] = {}, c[4], scale = f.walk->args.scale;
 #pragma unroll
@@ -110,8 +111,8 @@ __device__ static inline void terms_fill(const framer<D> &f, const uint32_t b[D 
     }
 }
 
-/* q', but for the transform's and the scores' scale, into f.mixed; the largest factor that it can make, of this lane's
-   query and frame. */
+/* q', but for the transform's and the scores' scale, into f.mixed; the largest factor that it can make, of
+   this lane's query and frame. */
 template <int D> __device__ static inline float queries_mix(const framer<D> &f, const uint32_t b[D / 16][2])
 {
     float most[2] = {1e-20f, 1e-20f};
@@ -134,7 +135,8 @@ template <int D> __device__ static inline float queries_mix(const framer<D> &f, 
         }
         to += 4 * 16;
     }
-    float first = __shfl_sync(~0u, rows_max(most[0]), f.gid / 2), second = __shfl_sync(~0u, rows_max(most[1]), f.gid / 2);
+    float first = __shfl_sync(~0u, rows_max(most[0]), f.gid / 2),
+          second = __shfl_sync(~0u, rows_max(most[1]), f.gid / 2);
     return f.odd ? second : first;
 }
 
@@ -148,8 +150,8 @@ __device__ static inline int integers_sum(const float *x)
 }
 
 /*
- * Digits of the factors of a group's bits, of this lane's query and frame and columns 4 b + tid: high ones of low bits and
- * high bits of codes, then low ones, as they stand in a record.
+ * Digits of the factors of a group's bits, of this lane's query and frame and columns 4 b + tid: high ones of
+ * low bits and high bits of codes, then low ones, as they stand in a record.
  */
 
 /* Codes of 2 bits: those at 2 tid and 2 tid + 1. */
@@ -174,7 +176,8 @@ template <int D> __device__ static inline uint4 pair_digits(framer<D> &f, float 
 }
 
 /* Codes of 4 bits and of 1, whose bits are worth `worth` together: all their factors are alike. */
-template <int D> __device__ static inline uint4 plain_digits(framer<D> &f, float factor, const float4 *at, int worth)
+template <int D>
+__device__ static inline uint4 plain_digits(framer<D> &f, float factor, const float4 *at, int worth)
 {
     float4 x = at[f.tid];
     float l[4];
@@ -197,7 +200,8 @@ __device__ static inline void factors_fill(framer<D> &f, float reach, int unit, 
     int group = 0;
     if (f.page->is_ragged[part])
         for (int w = 0; w < 4; w++)
-            *(uint4 *)&to[factor_at<UNITS>(f.page->n_chunks[part] - 1, unit, f.tid, w, column)] = make_uint4(0, 0, 0, 0);
+            *(uint4 *)&to[factor_at<UNITS>(f.page->n_chunks[part] - 1, unit, f.tid, w, column)] =
+                make_uint4(0, 0, 0, 0);
     __syncwarp();
 #pragma unroll 2
     for (; group < end[0]; group++) {
@@ -217,7 +221,8 @@ __device__ static inline void factors_fill(framer<D> &f, float reach, int unit, 
     for (; group < end[2]; group++) {
         int half = (group - end[1]) % 2, word = end[0] + end[1] + (group - end[1]) / 2;
         uint4 digits = plain_digits<D>(f, factor[group] * reach * share, at + group * 16, 1 << f.tid);
-        uint32_t *out = (uint32_t *)&to[factor_at<UNITS>(word / 4, unit, half * 2 + f.tid / 2, word % 4, column)];
+        uint32_t *out =
+            (uint32_t *)&to[factor_at<UNITS>(word / 4, unit, half * 2 + f.tid / 2, word % 4, column)];
         out[f.tid % 2] = digits.x, out[2 + f.tid % 2] = digits.z;
     }
 }
@@ -235,8 +240,7 @@ template <int D, int UNITS> __device__ static inline void records_fill(framer<D>
     __syncwarp();
     f.all = 0;
     for (int p = 0; p < f.page->n_parts[f.set]; p++)
-        factors_fill<D, UNITS>(f, 32000 / most, unit, p,
-                               factors + f.page->first_chunk[p] * UNITS * 128);
+        factors_fill<D, UNITS>(f, 32000 / most, unit, p, factors + f.page->first_chunk[p] * UNITS * 128);
     int all = f.all;
     all += __shfl_xor_sync(~0u, all, 1);
     all += __shfl_xor_sync(~0u, all, 2);
@@ -248,7 +252,8 @@ template <int D, int UNITS> __device__ static inline void records_fill(framer<D>
 
 /* Frames `frame` and, where is_second, the next one, of an item whose first block is in first_frame. */
 template <int D, int UNITS>
-__device__ static inline void records_make(framer<D> &f, const walk_item &item, int first_frame, int frame, bool is_second)
+__device__ static inline void records_make(framer<D> &f, const walk_item &item, int first_frame, int frame,
+                                           bool is_second)
 {
     f.set = item.at.kind == CUDA_ITEM_RECENT, f.frame = frame + (is_second ? f.odd : 0);
     size_t bytes = f.set ? f.walk->record_bytes : f.walk->old_record_bytes;
@@ -263,7 +268,8 @@ __device__ static inline void records_make(framer<D> &f, const walk_item &item, 
     }
 }
 
-/* Transform, terms, mean and struct walk_page in shared memory. matrix, terms: -1 where they are left in the card's. */
+/* Transform, terms, mean and struct walk_page in shared memory. matrix, terms: -1 where they are left in the
+ * card's. */
 struct frame_layout {
     int matrix, terms, mean, warps, bytes;
 };
@@ -301,7 +307,8 @@ __device__ static inline void framer_enter(framer<D> &f, const cuda_walk &walk, 
         terms = (const uint4 *)(memory + layout.terms);
     }
     for (int i = threadIdx.x; walk.n_basis_steps && i < D; i += blockDim.x)
-        ((float *)(memory + layout.mean))[i] = codec->mean_turned[(size_t)page_index * D + i] * walk.args.scale / 64;
+        ((float *)(memory + layout.mean))[i] =
+            codec->mean_turned[(size_t)page_index * D + i] * walk.args.scale / 64;
     page_copy(codec, page_index, memory);
     ptx_copy_commit();
     ptx_copy_wait<0>();
@@ -322,8 +329,10 @@ __global__ void __launch_bounds__(32 * FRAME_WARPS, D <= 128 ? 2 : 1)
     int blocks = 2 * walk.place_blocks;
     framer<D> f;
     framer_enter<D>(f, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
-    int at = (int)threadIdx.x / 32 * n_blocks + index, step = n_blocks * FRAME_WARPS, n_others = walk.n_items - walk.n_tiles;
-    /* Near ones, which take longest, first, on as many multiprocessors as there are; two loops, for the registers. */
+    int at = (int)threadIdx.x / 32 * n_blocks + index, step = n_blocks * FRAME_WARPS,
+        n_others = walk.n_items - walk.n_tiles;
+    /* Near ones, which take longest, first, on as many multiprocessors as there are; two loops, for the
+     * registers. */
 #pragma unroll 1
     for (; at < walk.n_tiles; at += step) {
         half_item<D, true>(walk, item_find(walk, n_others + at, lot), f.mixed);

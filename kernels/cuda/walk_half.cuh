@@ -109,7 +109,8 @@ __device__ static void half_step(const segment &g, softmax_state<D> &state, cons
     const __half *values = keys + D * TOKENS;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        uint32_t b0 = ptx_transpose(half_pair(s[i][0], s[i][1])), b1 = ptx_transpose(half_pair(s[i][2], s[i][3]));
+        uint32_t b0 = ptx_transpose(half_pair(s[i][0], s[i][1])),
+                 b1 = ptx_transpose(half_pair(s[i][2], s[i][3]));
         const __half *v[4]; /* tokens of a0's pair, then of a2's */
 #pragma unroll
         for (int e = 0; e < 4; e++) {
@@ -157,9 +158,7 @@ __device__ static inline void half_item(const cuda_walk &walk, const walk_item &
     __syncwarp();
     for (int at = g.lane; at < COLUMNS * D; at += 32) {
         int n = at / D, i = at % D;
-        float x = n < g.n_columns
-                      ? walk.args.q[column_place<D>(walk, item, n) + i]
-                      : 0;
+        float x = n < g.n_columns ? walk.args.q[column_place<D>(walk, item, n) + i] : 0;
         g.q[n * (D + 4) + i] = x * walk.args.scale;
     }
     __syncwarp();

@@ -30,9 +30,10 @@ struct walk_task {
     int n_columns;
 };
 
-/* Pages: two as old blocks are read. A recent block and its frame's record have their place and the old record's. */
-__host__ __device__ static inline walk_layout walk_layout_of(const cuda_walk *walk, const cuda_walk_room &room,
-                                                             int units)
+/* Pages: two as old blocks are read. A recent block and its frame's record have their place and the old
+ * record's. */
+__host__ __device__ static inline walk_layout walk_layout_of(const cuda_walk *walk,
+                                                             const cuda_walk_room &room, int units)
 {
     walk_layout l;
     l.record = rounded_up(RING_STAGES * room.old_bytes);
@@ -54,7 +55,8 @@ struct walk_place {
 };
 
 template <int D, int UNITS>
-__device__ static inline void walker_begin(walker<D, UNITS> &w, const walk_item &item, const walk_place &place)
+__device__ static inline void walker_begin(walker<D, UNITS> &w, const walk_item &item,
+                                           const walk_place &place)
 {
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
@@ -68,15 +70,16 @@ __device__ static inline void walker_begin(walker<D, UNITS> &w, const walk_item 
         place.task->blocks[w.lane].page = block->parts[0] + w.page->offset[0];
         place.task->blocks[w.lane].sinks = block->sink_mask;
     }
-    if (w.lane == 0) place.task->partial = item_partial<D>(*w.walk, item), place.task->n_columns = item.n_columns;
+    if (w.lane == 0)
+        place.task->partial = item_partial<D>(*w.walk, item), place.task->n_columns = item.n_columns;
     __syncwarp();
 }
 
-template <int D, int UNITS>
-__device__ static inline void record_read(walker<D, UNITS> &w, const char *record)
+template <int D, int UNITS> __device__ static inline void record_read(walker<D, UNITS> &w, const char *record)
 {
     w.record = record;
-    w.factors = (const uint2 *)(record + walk_factors_at(w.walk, UNITS)) + factor_at<UNITS>(0, 0, 0, w.tid, w.gid);
+    w.factors =
+        (const uint2 *)(record + walk_factors_at(w.walk, UNITS)) + factor_at<UNITS>(0, 0, 0, w.tid, w.gid);
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
         w.unit[u] = ((const float *)record)[4 * u + w.tid];
@@ -85,7 +88,8 @@ __device__ static inline void record_read(walker<D, UNITS> &w, const char *recor
 }
 
 /* Of a recent block what scores need: codes of keys, part after part, and the last part's scales. */
-__device__ static inline void keys_fetch(const walk_ring &ring, uint8_t *to, const cuda_block &block, const walk_page &page)
+__device__ static inline void keys_fetch(const walk_ring &ring, uint8_t *to, const cuda_block &block,
+                                         const walk_page &page)
 {
     int n = page.n_parts[1], scales = 4 * WALK_TOKENS;
     ring_expect(ring, 0, page.all_key_bytes + scales);
@@ -111,8 +115,8 @@ __device__ static inline void values_fetch(const walk_ring &ring, uint8_t *to, c
 
 /* The page of the item's n-th old block, of all parts that are read. */
 template <int D, int UNITS, bool IS_PLAIN>
-__device__ static inline void page_fetch(const walker<D, UNITS> &w, const walk_item &item, walk_place &place, int i,
-                                         int n, int stage)
+__device__ static inline void page_fetch(const walker<D, UNITS> &w, const walk_item &item, walk_place &place,
+                                         int i, int n, int stage)
 {
     const walk_page &page = *w.page;
     uint8_t *to = place.pages + stage * page.room.old_bytes;
@@ -127,7 +131,8 @@ __device__ static inline void page_fetch(const walker<D, UNITS> &w, const walk_i
     ring_commit();
 }
 
-/* An item of old blocks, pages ahead of use. A frame's record is fetched as soon as the one before it is done with. */
+/* An item of old blocks, pages ahead of use. A frame's record is fetched when the one before it is done
+ * with. */
 template <int D, int UNITS, bool IS_PLAIN>
 __device__ static inline void old_blocks(walker<D, UNITS> &w, const walk_item &item, walk_place &place)
 {
@@ -159,8 +164,8 @@ __device__ static inline void old_blocks(walker<D, UNITS> &w, const walk_item &i
     ring_drain();
 }
 
-/* An item of recent blocks, few, with more to read of each: a frame's record stands after room for a block's keys, whose
-   place its values take. */
+/* An item of recent blocks, few, with more to read of each: a frame's record stands after room for a block's
+   keys, whose place its values take. */
 template <int D, int UNITS>
 __device__ static inline void recent_blocks(walker<D, UNITS> &w, const walk_item &item, walk_place &place)
 {
@@ -242,7 +247,8 @@ __device__ static inline void other_item(walker<D, UNITS> &w, walk_place &place,
 
 /* A head's part of shared memory, and what a walker knows of it. */
 template <int D, int UNITS>
-__device__ static inline void head_enter(walker<D, UNITS> &w, const cuda_walk &walk, int page_index, char *memory)
+__device__ static inline void head_enter(walker<D, UNITS> &w, const cuda_walk &walk, int page_index,
+                                         char *memory)
 {
     char *basis = memory + rounded_up((int)sizeof(walk_page));
     static_copy(basis, walk.codec->basis_tiles, walk_basis_bytes(&walk));
@@ -281,8 +287,8 @@ __global__ void __launch_bounds__(32 * WARPS, 1) walk_kernel(const __grid_consta
     place.task = (walk_task *)(mine + layout.task);
     ring_begin(place.ring, mine + layout.barriers, w.lane);
     w.exchange = mine + layout.exchange;
-    /* Neighbours in the list go to different multiprocessors. Two loops, so that what few items need takes no registers
-       from the others. */
+    /* Neighbours in the list go to different multiprocessors. Two loops, so that what few items need takes no
+       registers from the others. */
     int at = warp * n_blocks + index, step = n_warps * n_blocks;
 #pragma unroll 1
     for (; w.is_plain_old && at < walk.n_old_items; at += step) plain_item<D, UNITS>(w, place, at, lot);
@@ -292,7 +298,8 @@ __global__ void __launch_bounds__(32 * WARPS, 1) walk_kernel(const __grid_consta
 
 /* ---- launch ---- */
 
-template <int D, int UNITS> static cudaError_t frame_start(const cuda_walk &walk, int grid, cudaStream_t stream)
+template <int D, int UNITS>
+static cudaError_t frame_start(const cuda_walk &walk, int grid, cudaStream_t stream)
 {
     int bytes = frame_layout_of(&walk, D).bytes;
     cudaError_t error =
@@ -302,7 +309,8 @@ template <int D, int UNITS> static cudaError_t frame_start(const cuda_walk &walk
     return cudaGetLastError();
 }
 
-template <int D, int UNITS, int WARPS> static cudaError_t walk_start(const cuda_walk &walk, cudaStream_t stream)
+template <int D, int UNITS, int WARPS>
+static cudaError_t walk_start(const cuda_walk &walk, cudaStream_t stream)
 {
     int bytes = walk.most_shared_bytes, lots = walk.args.n_kv_heads * walk.n_parts;
     int grid = lots > walk.n_processors ? lots : walk.n_processors;
@@ -310,8 +318,8 @@ template <int D, int UNITS, int WARPS> static cudaError_t walk_start(const cuda_
         return cudaErrorInvalidConfiguration;
     cudaError_t error = frame_start<D, UNITS>(walk, grid, stream);
     if (error != cudaSuccess) return error;
-    error =
-        cudaFuncSetAttribute(walk_kernel<D, UNITS, WARPS>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    error = cudaFuncSetAttribute(walk_kernel<D, UNITS, WARPS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 bytes);
     if (error != cudaSuccess) return error;
     int n_warps = walk.n_warps < WARPS ? walk.n_warps : WARPS;
     CUDA_LAUNCH((walk_kernel<D, UNITS, WARPS>), grid, 32 * n_warps, bytes, stream, walk);
@@ -328,7 +336,8 @@ template <int D> cudaError_t walk_launch(const cuda_walk &walk, cudaStream_t str
         return cudaGetLastError();
     }
     if constexpr (D <= 128)
-        return walk.columns < CUDA_COLUMNS ? walk_start<D, 1, 16>(walk, stream) : walk_start<D, 2, 12>(walk, stream);
+        return walk.columns < CUDA_COLUMNS ? walk_start<D, 1, 16>(walk, stream)
+                                           : walk_start<D, 2, 12>(walk, stream);
     return walk_start<D, 2, 8>(walk, stream);
 }
 

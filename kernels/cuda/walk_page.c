@@ -16,7 +16,7 @@ static void part_fill(const struct kv_codec *codec, int index, int p, struct cud
     const struct kv_code *code = &part->codes[index];
     for (int g = 0; g < codec->n_groups; g++) { /* bits do not increase */
         int bits = code->key_bits[g], value_bits = code->value_bits[g];
-        page->key_bits[p][g] = bits, page->value_bits[p][g] = value_bits;
+        page->value_bits[p][g] = value_bits;
         page->key_ends[p][0] += bits == 4, page->key_ends[p][1] += bits >= 2,
             page->key_ends[p][2] += bits >= 1;
         page->has_plain |= value_bits == 1 || value_bits == 4;
@@ -38,7 +38,7 @@ static void factors_fill(const struct kv_codec *codec, int index, int set, int p
     size_t cell = (size_t)index * (size_t)codec->n_groups + (size_t)g;
     const struct kv_part *part = &codec->parts[p],
                          *last = &codec->parts[(set ? codec->n_parts : codec->n_old_parts) - 1];
-    int key_bits = page->key_bits[p][g], bits = page->value_bits[p][g];
+    int key_bits = part->codes[index].key_bits[g], bits = page->value_bits[p][g];
     page->key_factor[set][p][g] = part->key_unit[cell] * last->key_gain[cell] * (key_bits == 1 ? 8 : 1);
     page->value_factor[set][p][g] = part->value_unit[cell] * last->value_gain[cell] * (bits == 1 ? 8 : 1) *
                                     (bits == 2 ? 1 : 2 / CUDA_WALK_PLAIN);

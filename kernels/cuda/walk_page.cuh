@@ -4,8 +4,8 @@
 #include "kernels/cuda/walk.cuh"
 
 /*
- * What the launches over coded blocks have in common: an item, where its frames' records stand, and what a thread
- * block keeps of its head's pages.
+ * What the launches over coded blocks have in common: an item, where its frames' records stand, and what a
+ * thread block keeps of its head's pages.
  */
 
 enum { COLUMNS = CUDA_COLUMNS };
@@ -47,7 +47,8 @@ __device__ static inline char *item_record(const cuda_walk &walk, const walk_ite
 }
 
 /* Of the batch's queries, column n of the item. */
-template <int D> __device__ static inline size_t column_place(const cuda_walk &walk, const walk_item &item, int n)
+template <int D>
+__device__ static inline size_t column_place(const cuda_walk &walk, const walk_item &item, int n)
 {
     int group = walk.args.n_heads / walk.args.n_kv_heads, row = item.at.first_row + n / item.heads;
     return ((size_t)row * walk.args.n_heads + item.head * group + item.part * COLUMNS + n % item.heads) * D;

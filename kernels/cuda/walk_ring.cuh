@@ -10,9 +10,9 @@
 #endif
 
 /*
- * A warp's copies ahead of use, into two stages for pages and one for a frame's record. One page at least is fetched
- * after what is waited for, so with cp.async all but the newest group is there; on Hopper cards one lane has the
- * card copy a run of bytes (cp.async.bulk), and a barrier of 8 bytes for each stage counts them.
+ * A warp's copies ahead of use, into two stages for pages and one for a frame's record. One page at least is
+ * fetched after what is waited for, so with cp.async all but the newest group is there; on Hopper cards one
+ * lane has the card copy a run of bytes (cp.async.bulk), and a barrier of 8 bytes for each stage counts them.
  */
 enum { RING_STAGES = 2, RING_RECORD = RING_STAGES, RING_BARRIERS = RING_STAGES + 1 };
 
@@ -42,7 +42,8 @@ __device__ static inline void ring_expect(const walk_ring &ring, int stage, int 
 }
 
 /* bytes: a multiple of 16, or none. */
-__device__ static inline void ring_copy(const walk_ring &ring, int stage, void *to, const char *from, int bytes)
+__device__ static inline void ring_copy(const walk_ring &ring, int stage, void *to, const char *from,
+                                        int bytes)
 {
 #if WALK_BULK
     ptx_bulk_copy(ptx_shared(to), from, bytes, ring.barriers + 8 * stage, ring.lane == 0 && bytes > 0);
@@ -51,7 +52,8 @@ __device__ static inline void ring_copy(const walk_ring &ring, int stage, void *
 #endif
 }
 
-__device__ static inline void ring_fetch(const walk_ring &ring, int stage, void *to, const char *from, int bytes)
+__device__ static inline void ring_fetch(const walk_ring &ring, int stage, void *to, const char *from,
+                                         int bytes)
 {
     ring_expect(ring, stage, bytes);
     ring_copy(ring, stage, to, from, bytes);

@@ -228,7 +228,7 @@ static void check_cache(int heads, int kv_heads, int head_dim, int n_tokens,
 {
     struct kv_shape shape = {2, heads, kv_heads, head_dim};
     if (CARD_IS_EMULATED)
-        n_tokens = n_tokens > 2000 ? n_tokens / 2 : n_tokens * 4 / 9; /* 1024: two segments */
+        n_tokens = n_tokens > 2000 ? n_tokens / 2 : n_tokens * 4 / 9; /* 1100: three segments */
     struct kv_tables *tables =
         has_tables ? kv_fixture_tables(&shape, 64, has_tables > 1, 7) : kv_fixture_identity(&shape, 64);
     struct kv_codec *codec = bits ? kv_fixture_codec(&shape, tables, bits) : NULL;
@@ -258,6 +258,7 @@ static void check_caches(void)
     check_cache(9, 3, 64, 900, &kv_fixture_o2, 0, 4, "o2 D=64 G=3");
     check_cache(9, 3, 64, 900, &kv_fixture_o2, 2, 4, "o2 tables, means D=64 G=3");
     check_cache(12, 2, 128, 700, &kv_fixture_o2, 2, 2, "o2 tables, means D=128 G=6");
+    check_cache(8, 2, 128, 1500, &kv_fixture_o2, 2, 3, "o2 tables, means D=128 G=4");
     check_cache(8, 2, 128, 2200, &kv_fixture_o4, 1, 8, "o4 tables D=128 G=4");
     check_cache(4, 4, 128, 700, &kv_fixture_mixed, 2, 2, "mixed D=128 G=1");
     check_cache(16, 1, 128, 500, &kv_fixture_mixed, 2, 2, "mixed D=128 G=16");

@@ -48,15 +48,15 @@ static inline void ptx_multiply_bytes_32(int *c, uint32_t a0, uint32_t a1, uint3
     emulated_meet(emulated_multiply_bytes, "mma of bytes", ~0u, &fragments);
 }
 
-static inline void ptx_multiply(float *d, const float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                uint32_t b1)
+static inline void ptx_multiply(float *d, const float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                uint32_t b0, uint32_t b1)
 {
     for (int i = 0; i < 4; i++) d[i] = c[i];
     ptx_multiply(d, a0, a1, a2, a3, b0, b1);
 }
 
-static inline void ptx_multiply_bytes_32(int *d, const int *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                         uint32_t b0, uint32_t b1)
+static inline void ptx_multiply_bytes_32(int *d, const int *c, uint32_t a0, uint32_t a1, uint32_t a2,
+                                         uint32_t a3, uint32_t b0, uint32_t b1)
 {
     for (int i = 0; i < 4; i++) d[i] = c[i];
     ptx_multiply_bytes_32(d, a0, a1, a2, a3, b0, b1);
