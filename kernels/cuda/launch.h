@@ -91,13 +91,13 @@ struct cuda_codec {
     const uint16_t *query_tiles;    /* divided by the page's largest entry, so a Hadamard matrix is exact */
     const float *query_tiles_scale; /* [n_pages], or one when the stride is 0: what they were divided by */
     uint64_t query_tiles_stride;    /* 16-byte units from page to page; 0: one matrix for all */
+    const struct cuda_walk_page *walk_pages; /* [n_pages] */
     /* For the kernels of walk.cuh. values_hadamard: the values' transform is the Hadamard matrix.
        n_basis_steps: k-steps of 16 of the mean's functions, 8 even ones and 8 odd ones each, the slow pairs'
        terms and then the fast pairs in their order; 0: there is no mean. mean_tiles [page][2][D/16][32 lanes]
        16 bytes: from queries to terms, fp16 values and what they leave, divided by 64. basis_tiles
        [n_basis_halves][step][frame_tokens / 128][4][32 lanes] 16 bytes: the functions by place from the
        centre, times 64, in fp16; where means are large, also what that leaves. */
-    const struct cuda_walk_page *walk_pages; /* [n_pages] */
     int values_hadamard, n_basis_steps;
     const uint16_t *mean_tiles, *basis_tiles;
     int n_fast, n_terms; /* struct kv_mean_basis */

@@ -173,13 +173,12 @@ static void recent_item_fill(const struct cuda_batch *batch, const struct reach 
 
 /* The items of a batch's tiles: old, recent, near; next: where the next of each kind goes. */
 static void tile_items_fill(const struct cuda_state *cuda, const struct cuda_batch *batch,
-                            const struct attention_span *span, int index, const struct cuda_tile *tile,
+                            const struct reach *reach, int index, const struct cuda_tile *tile,
                             uint64_t records, struct cuda_item *next[3])
 {
-    struct reach reach = reach_of(batch, span, tile->position);
     struct cuda_item common = {.blocks = ((const struct cuda_span *)cuda->table.host)[tile->span].blocks,
                                .records = records,
-                               .lot_bytes = (uint32_t)reach.lot_bytes,
+                               .lot_bytes = (uint32_t)reach->lot_bytes,
                                .kind = CUDA_ITEM_NEAR,
                                .tile = index,
                                .first_row = tile->first_row,
@@ -190,11 +189,11 @@ static void tile_items_fill(const struct cuda_state *cuda, const struct cuda_bat
         if (!batch->codec) { /* of f16 a segment */
             item.first = slot * CUDA_WALK_SEGMENT;
             item.end =
-                item.first + CUDA_WALK_SEGMENT < reach.own ? item.first + CUDA_WALK_SEGMENT : reach.own;
-        } else if (slot < reach.n_old_slots) {
-            old_item_fill(batch, &reach, slot, &item);
+                item.first + CUDA_WALK_SEGMENT < reach->own ? item.first + CUDA_WALK_SEGMENT : reach->own;
+        } else if (slot < reach->n_old_slots) {
+            old_item_fill(batch, reach, slot, &item);
         } else if (slot < tile->n_slots - 1) {
-            recent_item_fill(batch, &reach, slot - reach.n_old_slots, &item);
+            recent_item_fill(batch, reach, slot - reach->n_old_slots, &item);
         }
         *next[item.kind]++ = item;
     }
@@ -203,14 +202,14 @@ static void tile_items_fill(const struct cuda_state *cuda, const struct cuda_bat
 static void items_fill(const struct cuda_state *cuda, const struct attention_args *args,
                        const struct cuda_batch *batch, const struct cuda_tile *tiles, struct cuda_item *items)
 {
-    struct cuda_item *first = items + batch->first_item, *near = first + batch->n_items;
-    if (batch->codec) near -= batch->n_tiles;
-    struct cuda_item *next[3] = {first, first + batch->n_old_items, batch->codec ? near : first};
+    struct cuda_item *first = items + batch->first_item,
+                     *near = batch->codec ? first + batch->n_items - batch->n_tiles : first;
+    struct cuda_item *next[3] = {first, first + batch->n_old_items, near};
     uint64_t records = 0, lots = (uint64_t)cuda->walk_lots;
     for (int t = batch->first_tile; t < batch->first_tile + batch->n_tiles; t++) {
-        const struct attention_span *span = &args->spans[tiles[t].span];
-        tile_items_fill(cuda, batch, span, t, &tiles[t], records, next);
-        records += reach_of(batch, span, tiles[t].position).lot_bytes * lots;
+        struct reach reach = reach_of(batch, &args->spans[tiles[t].span], tiles[t].position);
+        tile_items_fill(cuda, batch, &reach, t, &tiles[t], records, next);
+        records += reach.lot_bytes * lots;
     }
 }
 

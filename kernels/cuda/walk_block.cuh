@@ -20,11 +20,11 @@ template <int D, int UNITS> struct walker {
     const uint2 *factors;    /* in it, this lane's */
     int lane, gid, tid, odd; /* odd: of gid; which digit, which half of a row tile comes first */
     int kinds_bytes;         /* of a unit in exchange */
-    int is_plain_old;        /* old blocks have one part and values in a trellis */
-    int n_chunks, n_nibble_chunks, keys_at, values_at; /* of such a part: this lane's, in a page */
-    int scales_at;                                     /* in an old block's page */
-    float unit[UNITS];                                 /* of query tid: a key sum's unit */
-    int middle[UNITS];                                 /* of query tid: what the sums start from */
+    /* Of part 0, for blocks that is_plain_old speaks of; this lane's, in a page. */
+    int n_chunks, n_nibble_chunks, keys_at, values_at;
+    int scales_at;     /* in an old block's page */
+    float unit[UNITS]; /* of query tid: a key sum's unit */
+    int middle[UNITS]; /* of query tid: what the sums start from */
     float max[UNITS], sum[UNITS];
     float most[UNITS]; /* what a score may exceed max by; -INFINITY: nothing was there yet */
     /* Channels gid and gid + 8 of each group, query tid, to value_base. */
@@ -91,6 +91,19 @@ __device__ static inline void mean_scores(const walker<D, UNITS> &w, int j, floa
     }
 }
 
+/* Of a word whose upper nibbles are moved down for s >= 2: the lower ones of bits 2 s and 2 s + 1 of each
+ * byte. */
+__device__ static inline uint32_t low_bits(int s)
+{
+    return s % 2 ? 0x04040404u : 0x01010101u;
+}
+
+/* What a product of bytes starts from: in the columns of low digits, n. */
+__device__ static inline void start_at(int n, int from[4])
+{
+    from[0] = from[2] = 0, from[1] = from[3] = n;
+}
+
 /* Four words of 64 keys' rows. words: of row tile gid, this lane's. FIRST: nothing is in c yet. */
 template <int UNITS, bool FIRST>
 __device__ static inline void words_multiply(const uint8_t *words, int odd, const uint2 *factors,
@@ -108,7 +121,7 @@ __device__ static inline void words_multiply(const uint8_t *words, int odd, cons
         for (int i = 0; i < 4; i++) {
             uint32_t a = (&x.x)[i], b = (&y.x)[i];
             if (s >= 2) a >>= 4, b >>= 4;
-            const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
+            const uint32_t one = low_bits(s);
 #pragma unroll
             for (int u = 0; u < UNITS; u++)
                 ptx_multiply_bytes_32(c[u][i], FIRST && s == 0 ? from[u] : c[u][i], a & one, b & one,
@@ -167,7 +180,7 @@ __device__ static inline void keys_sum(const walker<D, UNITS> &w, const uint8_t 
 {
     int from[UNITS][4];
 #pragma unroll
-    for (int u = 0; u < UNITS; u++) from[u][0] = from[u][2] = 0, from[u][1] = from[u][3] = w.middle[u];
+    for (int u = 0; u < UNITS; u++) start_at(w.middle[u], from[u]);
     if constexpr (IS_PLAIN) {
         part_sum<UNITS, true>(keys + w.keys_at, w.odd, w.factors, w.n_nibble_chunks, w.n_chunks, from, c);
     } else {
@@ -321,7 +334,7 @@ __device__ static inline void trellis_multiply(const uint8_t *at, const walk_wei
 #pragma unroll
     for (int s = 0; s < 4; s++) {
         uint32_t a = s < 2 ? x : x >> 4, b = s < 2 ? y : y >> 4;
-        const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
+        const uint32_t one = low_bits(s);
 #pragma unroll
         for (int u = 0; u < UNITS; u++)
             ptx_multiply_bytes_32(c[u], s ? c[u] : from[u], a & one, b & one, a & 2 * one, b & 2 * one,
@@ -368,7 +381,7 @@ template <int UNITS> __device__ static inline int trellis_middle(const walk_weig
     int all[4] = {};
 #pragma unroll
     for (int s = 0; s < 4; s++) {
-        const uint32_t one = s % 2 ? 0x04040404u : 0x01010101u;
+        const uint32_t one = low_bits(s);
         ptx_multiply_bytes_32(all, one, one, 2 * one, 2 * one, v.low[s], v.high[s]);
     }
     return middle_of(all);
@@ -396,8 +409,7 @@ __device__ static inline void mixed_values_sum(walker<D, UNITS> &w, const uint8_
         int bits = w.page->value_bits[part][g], c[UNITS][4];
         if (bits == 0) continue;
 #pragma unroll
-        for (int u = 0; u < UNITS; u++)
-            c[u][0] = c[u][2] = 0, c[u][1] = c[u][3] = middle[bits == 2 ? 0 : bits == 4 ? 1 : 2][u];
+        for (int u = 0; u < UNITS; u++) start_at(middle[bits == 2 ? 0 : bits == 4 ? 1 : 2][u], c[u]);
         if (bits == 2)
             trellis_multiply<D, UNITS>(at + 32 * w.tid, v, c, c);
         else if (bits == 4)
@@ -418,10 +430,7 @@ __device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint
 {
     int from[UNITS][4];
 #pragma unroll
-    for (int u = 0; u < UNITS; u++) {
-        int middle = trellis_middle<UNITS>(v[u]);
-        from[u][0] = from[u][2] = 0, from[u][1] = from[u][3] = middle;
-    }
+    for (int u = 0; u < UNITS; u++) start_at(trellis_middle<UNITS>(v[u]), from[u]);
 #pragma unroll
     for (int g = 0; g < D / 16; g++) {
         int c[UNITS][4];

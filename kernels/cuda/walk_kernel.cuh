@@ -261,7 +261,6 @@ __device__ static inline void head_enter(walker<D, UNITS> &w, const cuda_walk &w
     w.basis = (const uint4 *)basis;
     w.lane = threadIdx.x % 32, w.gid = w.lane / 4, w.tid = w.lane % 4, w.odd = w.gid % 2;
     w.kinds_bytes = w.page->room.kinds * WALK_FACTORS;
-    w.is_plain_old = w.page->is_plain_old;
     w.n_chunks = w.page->n_chunks[0], w.n_nibble_chunks = w.page->n_nibble_chunks[0];
     w.keys_at = w.gid * w.page->row_bytes[0] + 32 * w.tid;
     w.values_at = w.page->key_bytes[0] + 4 * w.gid + 32 * w.tid;
@@ -291,7 +290,7 @@ __global__ void __launch_bounds__(32 * WARPS, 1) walk_kernel(const __grid_consta
        registers from the others. */
     int at = warp * n_blocks + index, step = n_warps * n_blocks;
 #pragma unroll 1
-    for (; w.is_plain_old && at < walk.n_old_items; at += step) plain_item<D, UNITS>(w, place, at, lot);
+    for (; w.page->is_plain_old && at < walk.n_old_items; at += step) plain_item<D, UNITS>(w, place, at, lot);
 #pragma unroll 1
     for (; at < walk.n_items - walk.n_tiles; at += step) other_item<D, UNITS>(w, place, at, lot);
 }

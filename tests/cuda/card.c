@@ -3,6 +3,7 @@
 #include "kernels/workers.h"
 #include "tests/unit/support/kv_fixture.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -86,4 +87,15 @@ double card_now_s(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+double card_error(const float *x, const float *reference, size_t n)
+{
+    double most = 0, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)x[i] - (double)reference[i]);
+        most = e > most || isnan(e) ? e : most;
+        sum += (double)reference[i] * (double)reference[i];
+    }
+    return most / sqrt(sum / (double)n);
 }

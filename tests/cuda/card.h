@@ -27,6 +27,9 @@ void card_check_failure(void); /* that the card has not failed */
 /* Gives `cpu` back, prints how many checks there were, and is the exit status. `cuda` is closed by then. */
 int card_end(void);
 
+/* The largest difference in units of the reference's RMS; NaN when one of x is. */
+double card_error(const float *x, const float *reference, size_t n);
+
 /* memory; the process ends with 1 when it is NULL. */
 void *card_need(void *memory);
 

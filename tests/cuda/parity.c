@@ -21,18 +21,6 @@
 
 static int is_plain;
 
-/* The largest difference in units of the reference's RMS. */
-static double error_of(const float *x, const float *reference, size_t n)
-{
-    double most = 0, sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        double e = fabs((double)x[i] - (double)reference[i]);
-        most = e > most || isnan(e) ? e : most;
-        sum += (double)reference[i] * (double)reference[i];
-    }
-    return most / sqrt(sum / (double)n);
-}
-
 /* ---- rows ---- */
 
 static void check_rows(int rows, int n)
@@ -55,7 +43,7 @@ static void check_rows(int rows, int n)
         cuda->free(cuda, cosines);
     }
     float *got = card_get(card, bytes);
-    double error = error_of(got, out, size);
+    double error = card_error(got, out, size);
     card_check(error < 1e-4, "rows", "", error);
     free(x), free(y), free(gain), free(out), free(got);
     cuda->free(cuda, card), cuda->free(cuda, card_y), cuda->free(cuda, card_gain);
@@ -98,8 +86,8 @@ static void check_matmul(int n_rows, int n_cols)
         cuda->prepare(cuda, card_x, counts[i], n_cols, acts);
         cuda->matmul(cuda, on_card, acts, card_bias, card_out);
         float *got = card_get(card_out, size * sizeof *got);
-        double error = error_of(got + (counts[i] > 1 ? n_rows : 0), out + (counts[i] > 1 ? n_rows : 0),
-                                size - (counts[i] > 1 ? (size_t)n_rows : 0));
+        double error = card_error(got + (counts[i] > 1 ? n_rows : 0), out + (counts[i] > 1 ? n_rows : 0),
+                                  size - (counts[i] > 1 ? (size_t)n_rows : 0));
         card_check(error < 4e-3, "matmul", "against the CPU", error);
         if (!first)
             first = got;

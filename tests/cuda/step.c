@@ -276,17 +276,6 @@ static void group_run(struct group *group, const int n_rows[BACKEND_GROUP], int 
         got[i] = card_get(group->products[i].out, (size_t)n * (size_t)n_rows[i] * sizeof *got[i]);
 }
 
-static double error_of(const float *x, const float *reference, size_t n)
-{
-    double most = 0, sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        double e = fabs((double)x[i] - (double)reference[i]);
-        most = e > most || isnan(e) ? e : most;
-        sum += (double)reference[i] * (double)reference[i];
-    }
-    return most / sqrt(sum / (double)n);
-}
-
 static void check_group(const int n_rows[BACKEND_GROUP], int n_cols)
 {
     static const int counts[] = {GROUP_TOKENS, 129, 128, 65, 64, 33, 32, 17, 16, 8, 7, 1};
@@ -295,7 +284,7 @@ static void check_group(const int n_rows[BACKEND_GROUP], int n_cols)
     group_run(&host, n_rows, n_cols, GROUP_TOKENS, NULL);
     group_run(&card, n_rows, n_cols, GROUP_TOKENS, first);
     for (int i = 0; i < BACKEND_GROUP && n_rows[i]; i++) {
-        double error = error_of(first[i], host.products[i].out, (size_t)GROUP_TOKENS * (size_t)n_rows[i]);
+        double error = card_error(first[i], host.products[i].out, (size_t)GROUP_TOKENS * (size_t)n_rows[i]);
         card_check(error < 4e-3, "group", "against the CPU", error);
     }
     for (size_t c = 1; c < sizeof counts / sizeof *counts; c++) {
