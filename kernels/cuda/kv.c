@@ -284,6 +284,8 @@ void cuda_free_kv(struct cuda_state *cuda)
     cuda->partials = (struct cuda_buffer){0};
     cudaFree(cuda->records.memory);
     cuda->records = (struct cuda_buffer){0};
+    cudaFree(cuda->tickets.memory);
+    cuda->tickets = (struct cuda_buffer){0};
     free(cuda->batches);
     cuda->batches = NULL;
     cuda->n_batches = cuda->most_batches = 0;

@@ -212,6 +212,9 @@ struct cuda_walk {
        those of frames with recent ones, of record_bytes; [tile][KV head][part]. */
     char *records;
     int old_record_bytes, record_bytes;
+    /* [KV head][part][2]: items that have been handed out by the launch of records and by that of walks. 0
+       before the first launch; each of the two leaves the other's at 0. */
+    uint32_t *tickets;
 };
 cudaError_t cuda_walk_run(const struct cuda_walk *walk, cudaStream_t stream);
 

@@ -247,6 +247,16 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
     return cuda_send(cuda, cuda->tiles.device.memory, tiles, bytes, "tiles");
 }
 
+/* Counters that are 0 before the first launch that uses them. */
+static bool tickets_need(struct cuda_state *cuda, size_t lots)
+{
+    size_t bytes = 2 * lots * sizeof(uint32_t);
+    if (bytes <= cuda->tickets.bytes) return true;
+    return cuda_buffer_need(cuda, &cuda->tickets, bytes) &&
+           cuda_check(cuda, cudaMemsetAsync(cuda->tickets.memory, 0, cuda->tickets.bytes, cuda->stream),
+                      "tickets");
+}
+
 void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *args,
                          const struct cuda_attention *attention)
 {
@@ -258,7 +268,7 @@ void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *a
         most = cuda->batches[i].n_slots > most ? cuda->batches[i].n_slots : most;
         records = cuda->batches[i].record_bytes > records ? cuda->batches[i].record_bytes : records;
     }
-    if (!cuda_buffer_need(cuda, &cuda->records, records * lots)) return;
+    if (!cuda_buffer_need(cuda, &cuda->records, records * lots) || !tickets_need(cuda, lots)) return;
     size_t bytes = (size_t)most * slot_floats(args, cuda->walk_columns) * sizeof(float);
     if (!cuda_buffer_need(cuda, &cuda->partials, bytes)) return;
     struct cuda_walk walk = {.args = *attention,
@@ -268,7 +278,8 @@ void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *a
                              .n_processors = cuda->n_processors,
                              .most_shared_bytes = cuda->most_shared_bytes,
                              .partials = cuda->partials.memory,
-                             .records = cuda->records.memory};
+                             .records = cuda->records.memory,
+                             .tickets = cuda->tickets.memory};
     walk.args.tiles = cuda->tiles.device.memory;
     for (int i = 0; i < cuda->n_batches; i++) {
         const struct cuda_batch *batch = &cuda->batches[i];

@@ -325,22 +325,23 @@ __global__ void __launch_bounds__(32 * FRAME_WARPS, D <= 128 ? 2 : 1)
 {
     CUDA_DYNAMIC_SHARED(memory);
     int lots = walk.args.n_kv_heads * walk.n_parts, lot = blockIdx.x % lots, index = blockIdx.x / lots;
-    int n_blocks = (gridDim.x - lot + lots - 1) / lots;
-    int blocks = 2 * walk.place_blocks;
+    int blocks = 2 * walk.place_blocks, n_others = walk.n_items - walk.n_tiles;
+    uint32_t *tickets = tickets_open(walk, TICKETS_RECORDS, lot, index);
     framer<D> f;
     framer_enter<D>(f, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
-    int at = (int)threadIdx.x / 32 * n_blocks + index, step = n_blocks * FRAME_WARPS,
-        n_others = walk.n_items - walk.n_tiles;
-    /* Near ones, which take longest, first, on as many multiprocessors as there are; two loops, for the
-     * registers. */
+    uint32_t asked = ticket_ask(tickets, f.lane);
+    int at = ticket_read(asked);
+    /* Near ones, which take longest, first; two loops, for the registers. */
 #pragma unroll 1
-    for (; at < walk.n_tiles; at += step) {
+    for (; at < walk.n_tiles; at = ticket_read(asked)) {
+        asked = ticket_ask(tickets, f.lane);
         half_item<D, true>(walk, item_find(walk, n_others + at, lot), f.mixed);
         __syncwarp();
     }
 #pragma unroll 1
-    for (at -= walk.n_tiles; at < n_others; at += step) {
-        walk_item item = item_find(walk, at, lot);
+    for (; at < walk.n_items; at = ticket_read(asked)) {
+        asked = ticket_ask(tickets, f.lane);
+        walk_item item = item_find(walk, at - walk.n_tiles, lot);
         int first = item.at.first / blocks;
 #pragma unroll 1
         for (int frame = item.at.made_first; frame < item.at.made_end; frame += 2)

@@ -272,8 +272,9 @@ __global__ void __launch_bounds__(32 * WARPS, 1) walk_kernel(const __grid_consta
 {
     CUDA_DYNAMIC_SHARED(memory);
     int lots = walk.args.n_kv_heads * walk.n_parts, lot = blockIdx.x % lots, index = blockIdx.x / lots;
-    int n_blocks = (gridDim.x - lot + lots - 1) / lots, warp = threadIdx.x / 32;
+    int warp = threadIdx.x / 32;
     if (index >= walk.n_items) return;
+    uint32_t *tickets = tickets_open(walk, TICKETS_WALKS, lot, index);
     walker<D, UNITS> w;
     head_enter<D, UNITS>(w, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
     walk_layout layout = walk_layout_of(&walk, w.page->room, UNITS);
@@ -286,13 +287,22 @@ __global__ void __launch_bounds__(32 * WARPS, 1) walk_kernel(const __grid_consta
     place.task = (walk_task *)(mine + layout.task);
     ring_begin(place.ring, mine + layout.barriers, w.lane);
     w.exchange = mine + layout.exchange;
-    /* Neighbours in the list go to different multiprocessors. Two loops, so that what few items need takes no
+    /* Recent blocks take longest, so they come first. Two loops, so that what few items need takes no
        registers from the others. */
-    int at = warp * n_blocks + index, step = n_warps * n_blocks;
+    int n_old = walk.n_old_items, n_recent = walk.n_items - walk.n_tiles - n_old,
+        n_others = w.page->is_plain_old ? n_recent : n_recent + n_old;
+    uint32_t asked = ticket_ask(tickets, w.lane);
+    int at = ticket_read(asked);
 #pragma unroll 1
-    for (; w.page->is_plain_old && at < walk.n_old_items; at += step) plain_item<D, UNITS>(w, place, at, lot);
+    for (; at < n_others; at = ticket_read(asked)) {
+        asked = ticket_ask(tickets, w.lane);
+        other_item<D, UNITS>(w, place, at < n_recent ? n_old + at : at - n_recent, lot);
+    }
 #pragma unroll 1
-    for (; at < walk.n_items - walk.n_tiles; at += step) other_item<D, UNITS>(w, place, at, lot);
+    for (; at < n_recent + n_old; at = ticket_read(asked)) {
+        asked = ticket_ask(tickets, w.lane);
+        plain_item<D, UNITS>(w, place, at - n_recent, lot);
+    }
 }
 
 /* ---- launch ---- */

@@ -46,6 +46,31 @@ __device__ static inline char *item_record(const cuda_walk &walk, const walk_ite
     return walk.records + item.at.records + (size_t)item.at.lot_bytes * item.lot + item.at.record_at;
 }
 
+/*
+ * Items are handed out as warps come free: what an item takes depends on what it is, and a warp that has a
+ * long one gets fewer. A ticket is asked for while the last item is under way, since its answer takes some
+ * 700 cycles. Who computes an item does not change its result.
+ */
+enum { TICKETS_RECORDS, TICKETS_WALKS };
+
+/* A thread block's counter; the launch after this one, whose counter nobody uses now, begins at 0. */
+__device__ static inline uint32_t *tickets_open(const cuda_walk &walk, int kind, int lot, int index)
+{
+    if (index == 0 && threadIdx.x == 0) walk.tickets[2 * lot + 1 - kind] = 0;
+    return walk.tickets + 2 * lot + kind;
+}
+
+/* For lane 0; ticket_read tells the others. */
+__device__ static inline uint32_t ticket_ask(uint32_t *tickets, int lane)
+{
+    return lane == 0 ? atomicAdd(tickets, 1u) : 0;
+}
+
+__device__ static inline int ticket_read(uint32_t asked)
+{
+    return (int)__shfl_sync(~0u, asked, 0);
+}
+
 /* Of the batch's queries, column n of the item. */
 template <int D>
 __device__ static inline size_t column_place(const cuda_walk &walk, const walk_item &item, int n)
