@@ -43,7 +43,7 @@ struct cuda_part {
 struct cuda_walk_room {
     int old_chunks, chunks; /* of 4 words of a row of keys, of the parts of old blocks, of recent ones */
     int old_bytes;          /* of a page as old blocks are read */
-    int recent_bytes;       /* of a recent block's keys and scales, or of its values */
+    int recent_bytes;       /* of a recent block's keys, or of its values, and scales */
     int kinds;              /* of values' bits: low and high ones; 3: also those of plain codes */
 };
 
@@ -64,6 +64,7 @@ struct __attribute__((aligned(16))) cuda_walk_page { /* it is copied 16 bytes at
     int first_chunk[CUDA_MAX_PARTS];     /* of the parts in a record */
     int key_ends[CUDA_MAX_PARTS][3];     /* groups that have 4 bits; 2 or more; any */
     int is_ragged[CUDA_MAX_PARTS];       /* the last chunk is not full */
+    int is_trellis[CUDA_MAX_PARTS];      /* all values have 2 bits */
     int row_bytes[CUDA_MAX_PARTS], key_bytes[CUDA_MAX_PARTS], page_bytes[CUDA_MAX_PARTS];
     uint64_t offset[CUDA_MAX_PARTS];
     int n_parts[2];
@@ -196,6 +197,7 @@ CUDA_BOTH static inline int cuda_record_bytes(int n_basis_steps, int units, int 
     return CUDA_WALK_COEFS + units * (n_basis_steps * 256 + chunks * 1024);
 }
 
+enum { CUDA_TICKETS = 4 };
 struct cuda_walk {
     struct cuda_attention args;
     const struct cuda_codec *codec; /* NULL: f16 */
@@ -212,8 +214,8 @@ struct cuda_walk {
        those of frames with recent ones, of record_bytes; [tile][KV head][part]. */
     char *records;
     int old_record_bytes, record_bytes;
-    /* [KV head][part][2]: items that have been handed out by the launch of records and by that of walks. 0
-       before the first launch; each of the two leaves the other's at 0. */
+    /* [KV head][part][CUDA_TICKETS]: items that have been handed out (walk_page.cuh). 0 before the first
+       launch; each launch leaves those of the next one at 0. */
     uint32_t *tickets;
 };
 cudaError_t cuda_walk_run(const struct cuda_walk *walk, cudaStream_t stream);

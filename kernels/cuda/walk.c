@@ -250,7 +250,7 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
 /* Counters that are 0 before the first launch that uses them. */
 static bool tickets_need(struct cuda_state *cuda, size_t lots)
 {
-    size_t bytes = 2 * lots * sizeof(uint32_t);
+    size_t bytes = CUDA_TICKETS * lots * sizeof(uint32_t);
     if (bytes <= cuda->tickets.bytes) return true;
     return cuda_buffer_need(cuda, &cuda->tickets, bytes) &&
            cuda_check(cuda, cudaMemsetAsync(cuda->tickets.memory, 0, cuda->tickets.bytes, cuda->stream),

@@ -423,9 +423,10 @@ __device__ static inline void mixed_values_sum(walker<D, UNITS> &w, const uint8_
     }
 }
 
-/* Adds values in a trellis, of a part that is read alone. at: this lane's words of row tile 0. */
-template <int D, int UNITS>
-__device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint8_t *at,
+/* Adds values in a trellis, of a part whose values all are. at: this lane's words of row tile 0. factors: of
+   groups; IS_ALONE: 1, since they are in value_base. */
+template <int D, int UNITS, bool IS_ALONE>
+__device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint8_t *at, const float *factors,
                                                  const walk_weights v[UNITS])
 {
     int from[UNITS][4];
@@ -436,22 +437,26 @@ __device__ static inline void trellis_values_sum(walker<D, UNITS> &w, const uint
         int c[UNITS][4];
         trellis_multiply<D, UNITS>(at + 256 * g, v, from, c);
 #pragma unroll
-        for (int u = 0; u < UNITS; u++) out_add<D, UNITS>(w, u, g, c[u], v[u].unit);
+        for (int u = 0; u < UNITS; u++)
+            out_add<D, UNITS>(w, u, g, c[u], IS_ALONE ? v[u].unit : v[u].unit * factors[g]);
     }
 }
 
 /* Scores of a block's keys, and of them the weights of its values. keys: in shared memory, as keys_sum wants
-   them. j: the block's place in its frame. IS_PLAIN: as is_plain_old says, and the block is old. */
-template <int D, int UNITS, bool IS_PLAIN>
+   them. j: the block's place in its frame. IS_PLAIN: as is_plain_old says, and the block is old. keys_end:
+   called when the keys, but not yet the scales, have been read. */
+template <int D, int UNITS, bool IS_PLAIN, typename F>
 __device__ static inline void weights_find(walker<D, UNITS> &w, const uint8_t *keys,
                                            const uint16_t *key_scales, int j, int set, uint64_t sinks,
-                                           walk_weights v[UNITS])
+                                           walk_weights v[UNITS], F keys_end)
 {
     float mean[UNITS][4][4], s[UNITS][4][2], scales[2][4];
     int c[UNITS][4][4];
     bool has_plain = !IS_PLAIN && w.page->has_plain;
-    mean_scores<D, UNITS>(w, j, mean);
+    if (IS_PLAIN) mean_scores<D, UNITS>(w, j, mean);
     keys_sum<D, UNITS, IS_PLAIN>(w, keys, set, c);
+    keys_end();
+    if (!IS_PLAIN) mean_scores<D, UNITS>(w, j, mean);
     scales_read(key_scales, w.gid, w.odd, scales);
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
@@ -480,7 +485,11 @@ __device__ static inline void parts_values_sum(walker<D, UNITS> &w, const uint8_
 #pragma unroll 1
     for (int p = 0; p < w.page->n_parts[set]; p++) {
         int keys = w.page->key_bytes[p];
-        mixed_values_sum<D, UNITS>(w, values + (is_page ? keys : 0) + 4 * w.gid, set, p, v);
+        const uint8_t *at = values + (is_page ? keys : 0) + 4 * w.gid;
+        if (w.page->is_trellis[p])
+            trellis_values_sum<D, UNITS, false>(w, at + 32 * w.tid, w.page->value_factor[set][p], v);
+        else
+            mixed_values_sum<D, UNITS>(w, at, set, p, v);
         values += w.page->page_bytes[p] - (is_page ? 0 : keys + 4 * WALK_TOKENS);
     }
 }
@@ -490,9 +499,9 @@ template <int D, int UNITS, bool IS_PLAIN>
 __device__ static inline void old_block_step(walker<D, UNITS> &w, const uint8_t *page, int j, uint64_t sinks)
 {
     walk_weights v[UNITS];
-    weights_find<D, UNITS, IS_PLAIN>(w, page, (const uint16_t *)(page + w.scales_at), j, 0, sinks, v);
+    weights_find<D, UNITS, IS_PLAIN>(w, page, (const uint16_t *)(page + w.scales_at), j, 0, sinks, v, [] {});
     if constexpr (IS_PLAIN)
-        trellis_values_sum<D, UNITS>(w, page + w.values_at, v);
+        trellis_values_sum<D, UNITS, true>(w, page + w.values_at, NULL, v);
     else
         parts_values_sum<D, UNITS>(w, page, 1, 0, v);
 }

@@ -326,7 +326,7 @@ __global__ void __launch_bounds__(32 * FRAME_WARPS, D <= 128 ? 2 : 1)
     CUDA_DYNAMIC_SHARED(memory);
     int lots = walk.args.n_kv_heads * walk.n_parts, lot = blockIdx.x % lots, index = blockIdx.x / lots;
     int blocks = 2 * walk.place_blocks, n_others = walk.n_items - walk.n_tiles;
-    uint32_t *tickets = tickets_open(walk, TICKETS_RECORDS, lot, index);
+    uint32_t *tickets = tickets_open(walk, false, lot, index) + TICKETS_RECORDS;
     framer<D> f;
     framer_enter<D>(f, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
     uint32_t asked = ticket_ask(tickets, f.lane);

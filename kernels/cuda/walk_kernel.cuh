@@ -87,6 +87,12 @@ template <int D, int UNITS> __device__ static inline void record_read(walker<D, 
     }
 }
 
+/* Where a recent block's scales stand, behind its keys, or its values. */
+__device__ static inline int recent_scales_at(const walk_page &page)
+{
+    return int_max(page.all_key_bytes, page.all_value_bytes);
+}
+
 /* Of a recent block what scores need: codes of keys, part after part, and the last part's scales. */
 __device__ static inline void keys_fetch(const walk_ring &ring, uint8_t *to, const cuda_block &block,
                                          const walk_page &page)
@@ -97,7 +103,8 @@ __device__ static inline void keys_fetch(const walk_ring &ring, uint8_t *to, con
         ring_copy(ring, 0, to, block.parts[p] + page.offset[p], page.key_bytes[p]);
         to += page.key_bytes[p];
     }
-    ring_copy(ring, 0, to, block.parts[n - 1] + page.offset[n - 1] + page.page_bytes[n - 1] - scales, scales);
+    ring_copy(ring, 0, to + recent_scales_at(page) - page.all_key_bytes,
+              block.parts[n - 1] + page.offset[n - 1] + page.page_bytes[n - 1] - scales, scales);
 }
 
 /* And codes of values. */
@@ -191,12 +198,14 @@ __device__ static inline void recent_blocks(walker<D, UNITS> &w, const walk_item
         last = frame;
         ring_wait(place.ring, 0);
         walk_weights v[UNITS];
-        weights_find<D, UNITS, false>(w, place.pages, (const uint16_t *)(place.pages + page.all_key_bytes),
-                                      b % frame_blocks, 1, place.task->blocks[i].sinks, v);
-        __syncwarp();
-        values_fetch(place.ring, place.pages, item.at.blocks[b], page);
-        ring_commit();
-        ring_commit();
+        weights_find<D, UNITS, false>(w, place.pages,
+                                      (const uint16_t *)(place.pages + recent_scales_at(page)),
+                                      b % frame_blocks, 1, place.task->blocks[i].sinks, v, [&] {
+                                          __syncwarp();
+                                          values_fetch(place.ring, place.pages, item.at.blocks[b], page);
+                                          ring_commit();
+                                          ring_commit();
+                                      });
         ring_wait(place.ring, 1);
         parts_values_sum<D, UNITS>(w, place.pages, 0, 1, v);
         __syncwarp();
@@ -274,7 +283,7 @@ __global__ void __launch_bounds__(32 * WARPS, 1) walk_kernel(const __grid_consta
     int lots = walk.args.n_kv_heads * walk.n_parts, lot = blockIdx.x % lots, index = blockIdx.x / lots;
     int warp = threadIdx.x / 32;
     if (index >= walk.n_items) return;
-    uint32_t *tickets = tickets_open(walk, TICKETS_WALKS, lot, index);
+    uint32_t *tickets = tickets_open(walk, true, lot, index);
     walker<D, UNITS> w;
     head_enter<D, UNITS>(w, walk, walk.args.layer * walk.args.n_kv_heads + lot / walk.n_parts, memory);
     walk_layout layout = walk_layout_of(&walk, w.page->room, UNITS);
@@ -287,21 +296,26 @@ __global__ void __launch_bounds__(32 * WARPS, 1) walk_kernel(const __grid_consta
     place.task = (walk_task *)(mine + layout.task);
     ring_begin(place.ring, mine + layout.barriers, w.lane);
     w.exchange = mine + layout.exchange;
-    /* Recent blocks take longest, so they come first. Two loops, so that what few items need takes no
+    /* Recent blocks wait more than they compute, so half of the warps begin with them, beside old ones'
+       walks, and each half helps the other at the end. Two loops, so that what few items need takes no
        registers from the others. */
-    int n_old = walk.n_old_items, n_recent = walk.n_items - walk.n_tiles - n_old,
-        n_others = w.page->is_plain_old ? n_recent : n_recent + n_old;
-    uint32_t asked = ticket_ask(tickets, w.lane);
-    int at = ticket_read(asked);
+    int n_old = walk.n_old_items, n_recent = walk.n_items - walk.n_tiles - n_old;
+    int n_plain = w.page->is_plain_old ? n_old : 0, n_others = n_old - n_plain + n_recent;
 #pragma unroll 1
-    for (; at < n_others; at = ticket_read(asked)) {
-        asked = ticket_ask(tickets, w.lane);
-        other_item<D, UNITS>(w, place, at < n_recent ? n_old + at : at - n_recent, lot);
-    }
+    for (int phase = warp % 2; phase < 3; phase++) {
+        uint32_t *counter = tickets + (phase % 2 ? TICKETS_PLAIN : TICKETS_OTHER);
+        uint32_t asked = ticket_ask(counter, w.lane);
+        int at = ticket_read(asked);
 #pragma unroll 1
-    for (; at < n_recent + n_old; at = ticket_read(asked)) {
-        asked = ticket_ask(tickets, w.lane);
-        plain_item<D, UNITS>(w, place, at - n_recent, lot);
+        for (; phase % 2 && at < n_plain; at = ticket_read(asked)) {
+            asked = ticket_ask(counter, w.lane);
+            plain_item<D, UNITS>(w, place, at, lot);
+        }
+#pragma unroll 1
+        for (; phase % 2 == 0 && at < n_others; at = ticket_read(asked)) {
+            asked = ticket_ask(counter, w.lane);
+            other_item<D, UNITS>(w, place, at < n_recent ? n_old + at : at - n_recent, lot);
+        }
     }
 }
 

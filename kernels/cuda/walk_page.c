@@ -14,13 +14,14 @@ static void part_fill(const struct kv_codec *codec, int index, int p, struct cud
 {
     const struct kv_part *part = &codec->parts[p];
     const struct kv_code *code = &part->codes[index];
+    page->is_trellis[p] = 1;
     for (int g = 0; g < codec->n_groups; g++) { /* bits do not increase */
         int bits = code->key_bits[g], value_bits = code->value_bits[g];
         page->value_bits[p][g] = value_bits;
         page->key_ends[p][0] += bits == 4, page->key_ends[p][1] += bits >= 2,
             page->key_ends[p][2] += bits >= 1;
         page->has_plain |= value_bits == 1 || value_bits == 4;
-        if (p == 0) page->is_plain_old &= value_bits == 2;
+        page->is_trellis[p] &= value_bits == 2;
     }
     page->key_bytes[p] = (int)kv_key_code_bytes(code->key_bits, codec->n_groups);
     page->row_bytes[p] = page->key_bytes[p] / (KV_BLOCK_TOKENS / 8);
@@ -48,8 +49,7 @@ static void factors_fill(const struct kv_codec *codec, int index, int set, int p
 
 void cuda_walk_page_fill(const struct kv_codec *codec, int index, struct cuda_walk_page *page)
 {
-    *page = (struct cuda_walk_page){.n_parts = {codec->n_old_parts, codec->n_parts},
-                                    .is_plain_old = codec->n_old_parts == 1};
+    *page = (struct cuda_walk_page){.n_parts = {codec->n_old_parts, codec->n_parts}};
     struct cuda_walk_room *room = &page->room;
     for (int p = 0; p < codec->n_parts; p++) {
         part_fill(codec, index, p, page);
@@ -62,9 +62,9 @@ void cuda_walk_page_fill(const struct kv_codec *codec, int index, struct cuda_wa
         for (int set = 0; set < 2; set++)
             for (int g = 0; g < codec->n_groups; g++) factors_fill(codec, index, set, p, g, page);
     }
-    page->is_plain_old &= page->n_chunks[0] > 0;
+    page->is_plain_old = codec->n_old_parts == 1 && page->is_trellis[0] && page->n_chunks[0] > 0;
     room->recent_bytes =
-        larger(page->all_key_bytes + 2 * KV_BLOCK_TOKENS * (int)sizeof(uint16_t), page->all_value_bytes);
+        larger(page->all_key_bytes, page->all_value_bytes) + 2 * KV_BLOCK_TOKENS * (int)sizeof(uint16_t);
     room->kinds = page->has_plain ? 3 : 2;
     for (int g = 0; g < codec->n_groups; g++) {
         float base = page->value_factor[0][0][g] > 0 ? page->value_factor[0][0][g] : 1;

@@ -51,13 +51,15 @@ __device__ static inline char *item_record(const cuda_walk &walk, const walk_ite
  * long one gets fewer. A ticket is asked for while the last item is under way, since its answer takes some
  * 700 cycles. Who computes an item does not change its result.
  */
-enum { TICKETS_RECORDS, TICKETS_WALKS };
+enum { TICKETS_RECORDS, TICKETS_PLAIN, TICKETS_OTHER, TICKETS = CUDA_TICKETS };
 
-/* A thread block's counter; the launch after this one, whose counter nobody uses now, begins at 0. */
-__device__ static inline uint32_t *tickets_open(const cuda_walk &walk, int kind, int lot, int index)
+/* A thread block's counters. Those of the other launch, which nobody uses now, begin at 0 then. */
+__device__ static inline uint32_t *tickets_open(const cuda_walk &walk, bool is_walk, int lot, int index)
 {
-    if (index == 0 && threadIdx.x == 0) walk.tickets[2 * lot + 1 - kind] = 0;
-    return walk.tickets + 2 * lot + kind;
+    uint32_t *tickets = walk.tickets + TICKETS * lot;
+    if (index == 0 && threadIdx.x < TICKETS && (threadIdx.x == TICKETS_RECORDS) == is_walk)
+        tickets[threadIdx.x] = 0;
+    return tickets;
 }
 
 /* For lane 0; ticket_read tells the others. */
