@@ -8,12 +8,12 @@
  * Attention over coded blocks: warps that walk over pages.
  *
  * Work. A tile is up to 8 queries, tokens x query heads of one KV head, whose tokens stand in one block. Its
- * old blocks fall into segments of 8, its recent ones of 4, its sinks and its own block are one more piece; each
- * is an item, from a fresh softmax to a partial result, and another kernel merges a tile's partial results in
- * their order. What a segment is depends on the position alone, so a row's bits are its own whatever else the batch
- * has. A thread block stays on one KV head for its whole life, since what is the same for all pages of a head
- * stands in shared memory: the mean's functions, bits and factors. Its warps take items in turn and share
- * nothing else.
+ * old blocks fall into segments of 8, its recent ones of 4, its sinks and its own block are one more piece;
+ * each is an item, from a fresh softmax to a partial result, and another kernel merges a tile's partial
+ * results in their order. What a segment is depends on the position alone, so a row's bits are its own
+ * whatever else the batch has. A thread block stays on one KV head for its whole life, since what is the same
+ * for all pages of a head stands in shared memory: the mean's functions, bits and factors. Its warps take
+ * items as they come free and share nothing else.
  *
  * Arithmetic. A level is linear in a code's bits (kernels/kv_codec.h), so a token's score is a sum over the
  * bits that are set in its row of a page, each with a factor of its own, made of the query: what a bit means
