@@ -33,7 +33,7 @@ struct options {
     bool no_calibration;
     int threads; /* engine's worker threads; 0: the processors this process may use */
     int http_threads;
-    int max_batch_tokens; /* tokens in one engine step */
+    int max_batch_tokens; /* tokens in one engine step; 0: as the device likes it */
     int max_queue;        /* requests waiting; more get 429 */
     int64_t max_queue_tokens;
     int max_queue_wait_ms;  /* likely wait in the queue; more get 429 */

@@ -38,6 +38,9 @@
 enum {
     STREAM_BYTES_MAX = 1 << 20, /* unread by a slow client */
     LOGITS_BYTES = 32 << 20,
+    HOST_PARALLEL = 64,
+    CARD_PARALLEL = 512,
+    PROMPT_TOKENS = 512,
     GRAMMAR_BYTES = 64 << 20, /* of compiled grammars that are kept */
     FLUSH_MS = 2000,          /* for the last replies to reach their clients */
     FLUSH_HARD_MS = 200,
@@ -65,6 +68,7 @@ struct serve {
     struct kv_formats *formats;
     struct courier *courier;
     struct engine *engine;
+    int parallel, max_batch_tokens; /* chosen where the options say 0 */
     int max_logits;
     int ctx_size;
     struct serve_restart restart;
@@ -201,16 +205,26 @@ static enum err start_http(struct serve *serve, struct err_info *info)
     return err;
 }
 
+/* A card is fast with many sequences at once, a CPU with few; and prompts need room beside those that
+   generate. */
+static void choose_batch(struct serve *serve)
+{
+    const struct options *options = serve->options;
+    bool is_host = serve->backend->is_host;
+    serve->parallel = options->parallel > 0 ? options->parallel : is_host ? HOST_PARALLEL : CARD_PARALLEL;
+    serve->max_batch_tokens = PROMPT_TOKENS + (is_host ? 0 : serve->parallel);
+    if (options->max_batch_tokens > 0) serve->max_batch_tokens = options->max_batch_tokens;
+}
+
 /* A row for every sequence that can be in a step; more, within LOGITS_BYTES, to score prompts in larger
  * chunks.
  */
 static int choose_max_logits(const struct serve *serve)
 {
-    const struct options *options = serve->options;
     size_t row_bytes = (size_t)tokenizer_vocab_size(serve->tokenizer) * sizeof(float);
     int rows = row_bytes > 0 ? (int)(LOGITS_BYTES / row_bytes) : 1;
-    if (rows < options->parallel) rows = options->parallel;
-    return rows < options->max_batch_tokens ? rows : options->max_batch_tokens;
+    if (rows < serve->parallel) rows = serve->parallel;
+    return rows < serve->max_batch_tokens ? rows : serve->max_batch_tokens;
 }
 
 static int choose_ctx_size(const struct serve *serve)
@@ -242,9 +256,9 @@ static enum err get_calibration(struct serve *serve, struct calibration **out, s
 
 static enum err load_model(struct serve *serve, struct err_info *info)
 {
-    const struct options *options = serve->options;
+    choose_batch(serve);
     serve->max_logits = choose_max_logits(serve);
-    enum err err = model_load(serve->gguf, serve->backend, options->max_batch_tokens, serve->max_logits,
+    enum err err = model_load(serve->gguf, serve->backend, serve->max_batch_tokens, serve->max_logits,
                               &serve->model, info);
     if (err == ERR_OK) serve->ctx_size = choose_ctx_size(serve);
     return err;
@@ -379,7 +393,7 @@ static enum err check_kv_bytes(const struct serve *serve, size_t bytes, struct e
                          "%zu of activations: lower --kv-cache-bytes, or --max-batch-tokens (%d) for its "
                          "activations",
                          bytes, serve->backend->name, free_bytes, model_weight_bytes(serve->model),
-                         model_scratch_bytes(serve->model), serve->options->max_batch_tokens);
+                         model_scratch_bytes(serve->model), serve->max_batch_tokens);
 }
 
 static enum err choose_kv_bytes(const struct serve *serve, size_t *out, struct err_info *info)
@@ -415,8 +429,8 @@ static enum err start_engine(struct serve *serve, struct err_info *info)
                                     .recent_blocks = options->kv_recent,
                                     .sink_tokens = options->sink_tokens,
                                     .ctx_size = serve->ctx_size,
-                                    .parallel = options->parallel,
-                                    .max_batch_tokens = options->max_batch_tokens,
+                                    .parallel = serve->parallel,
+                                    .max_batch_tokens = serve->max_batch_tokens,
                                     .max_logits = serve->max_logits,
                                     .max_queue = options->max_queue,
                                     .max_queue_tokens = options->max_queue_tokens,

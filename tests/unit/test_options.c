@@ -128,14 +128,14 @@ static void the_stronger_place_wins(void **state)
     assert_int_equal(options.port, 3);
     assert_int_equal(options.threads, 4);
     assert_int_equal(options.ctx_size, 7);
-    assert_int_equal(options.parallel, 64);
+    assert_int_equal(options.max_queue, 1024);
     assert_int_equal(options.kv_cache_bytes, 5);
     assert_string_equal(options.host, "10.0.0.1");
     assert_string_equal(options.api_key, "a \"b\" \\ #c");
     assert_int_equal(option_origin(&options_table, options.state, "port"), ORIGIN_COMMAND_LINE);
     assert_int_equal(option_origin(&options_table, options.state, "threads"), ORIGIN_ENVIRONMENT);
     assert_int_equal(option_origin(&options_table, options.state, "host"), ORIGIN_FILE);
-    assert_int_equal(option_origin(&options_table, options.state, "parallel"), ORIGIN_DEFAULT);
+    assert_int_equal(option_origin(&options_table, options.state, "max-queue"), ORIGIN_DEFAULT);
     options_free(&options);
     unlink(path);
 }
@@ -176,7 +176,7 @@ static void faults_on_the_command_line(void **state)
         {"--port| 80", "--port: ' 80' is not a whole number", "port"},
         {"--port|70000", "--port: 70000 is out of range: 0 to 65535", "port"},
         {"--port|99999999999999999999", "--port: 99999999999999999999 is out of range", "port"},
-        {"-np|0", "-np: 0 is out of range: 1 to 4096", "parallel"},
+        {"-np|-1", "-np: -1 is out of range: 0 to 4096", "parallel"},
         {"--threads|-1", "--threads: -1 is out of range: 0 to 1024", "threads"},
         {"--cpu|mmx", "--cpu: 'mmx' is not one of auto|scalar|avx2|avx512", "cpu"},
         {"--kv-cache-bytes|lots", "--kv-cache-bytes: 'lots' is not a size (such as 512Mi or 4G)", ""},
