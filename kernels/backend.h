@@ -38,6 +38,9 @@ struct weight_source {
     const int32_t *row_order; /* row r of the weight is row row_order[r] of data; NULL: as is */
     bool multiply;            /* will be used in matmul */
     bool gather;              /* will be used in gather; data stays borrowed (mapped) */
+    /* A card turns weights to fp16; this one it keeps quantized, where it has products for the type. That changes
+       no bit of any result. */
+    bool keep;
 };
 
 /* Query rows of one sequence in this step. Row r of the span is token position first_pos + r and row
@@ -106,6 +109,9 @@ struct backend_memory {
     size_t scratch;     /* of the backend itself: block tables, codecs, partial results */
 };
 
+/* Of a card's weights: in fp16, as in the file, or as model_load finds best. */
+enum backend_weights { BACKEND_WEIGHTS_AUTO, BACKEND_WEIGHTS_F16, BACKEND_WEIGHTS_FILE };
+
 struct backend {
     const char *name; /* "cpu (avx2)" */
     void *state;
@@ -114,6 +120,10 @@ struct backend {
        to fp32 on a model of 135 million parameters, .0008 on one of 500) is enough to turn close greedy
        choices. With 16 there is none to speak of. */
     int activation_bits;
+    /* What the user asks for, and the size of the KV cache that is to have room beside them; 0: some. For model_load;
+       nothing where is_host. */
+    enum backend_weights weights;
+    size_t cache_bytes;
 
     /* Memory of the device is the host's own: the host may read and write what alloc gives. Otherwise it goes
        through upload and download, and addresses of the device are but numbers to it. */

@@ -85,6 +85,7 @@ static void cuda_destroy(struct backend *backend)
     cuda_free_marks(cuda);
     cuda_free_transfer(cuda);
     cudaFree(cuda->tokens.memory);
+    cudaFree(cuda->unpacked.memory);
     if (cuda->stream) cudaStreamDestroy(cuda->stream);
     free(cuda);
     free(backend);

@@ -66,6 +66,7 @@ struct cuda_state {
     struct cuda_table sealed; /* blocks of a seal */
     struct cuda_table tiles;  /* of the table's spans; only device and host are used */
     struct cuda_buffer partials, records, tickets;
+    struct cuda_buffer unpacked; /* slices of packed weights in fp16 (weight.h) */
     struct cuda_resident codecs[CUDA_MAX_CODECS];
     int n_codecs; /* ever made resident; the oldest makes room */
     struct cuda_ranges *ranges;

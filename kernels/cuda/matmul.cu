@@ -36,7 +36,7 @@ __device__ static void tile_load(uint32_t to, const __half *matrix, int n_cols, 
 template <int BM, int BN, int WM, int WN, int STAGES>
 __global__ void __launch_bounds__(WM *WN * 32)
     matmul_kernel(const __half *weight, int n_rows, int n_cols, const __half *x, const float *scale,
-                  int n_tokens, const float *bias, float *out)
+                  int n_tokens, const float *bias, float *out, int out_rows)
 {
     constexpr int N_THREADS = WM * WN * 32, MT = BM / WM / 16, NT = BN / WN / 8;
     constexpr int STAGE_BYTES = (BM + BN) * 64;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(WM *WN * 32)
                 int row = row0 + warp_row + i * 16 + lane / 4 + e / 2 * 8;
                 int token = token0 + warp_token + j * 8 + lane % 4 * 2 + e % 2;
                 if (row >= n_rows || token >= n_tokens) continue;
-                out[(size_t)token * n_rows + row] =
+                out[(size_t)token * out_rows + row] =
                     fmaf(sums[i][j][e], scale[token], bias ? bias[row] : 0.0f);
             }
 }
@@ -103,7 +103,7 @@ static cudaError_t matmul_launch(const struct cuda_matmul *matmul, cudaStream_t 
         dim3 grid((part->n_rows + BM - 1) / BM, (matmul->n_tokens + BN - 1) / BN);
         CUDA_LAUNCH(kernel, grid, WM * WN * 32, BYTES, stream, (const __half *)part->weight, part->n_rows,
                     matmul->n_cols, (const __half *)matmul->x, matmul->scale, matmul->n_tokens, part->bias,
-                    part->out);
+                    part->out, part->out_rows);
         error = cudaGetLastError();
     }
     return error;

@@ -14,8 +14,8 @@ enum { CUDA_MATMUL_PARTS = 3 };
 struct cuda_matmul_part {
     const uint16_t *weight; /* [n_rows][n_cols] fp16 */
     const float *bias;      /* [n_rows]; NULL: 0 */
-    float *out;             /* [n_tokens][n_rows] */
-    int n_rows;
+    float *out;             /* [n_tokens][out_rows] */
+    int n_rows, out_rows;   /* out_rows: n_rows, or more where the part is but some rows of a weight */
 };
 struct cuda_matmul {
     struct cuda_matmul_part parts[CUDA_MATMUL_PARTS];
@@ -23,6 +23,9 @@ struct cuda_matmul {
     const uint16_t *x;    /* [n_tokens][n_cols] fp16 */
     const float *scale;   /* [n_tokens] */
     int n_cols, n_tokens; /* n_cols: a multiple of 32 */
+    /* On Hopper cards: cuda_matmul_90_segments of the group that the parts were taken from; 0: they are it.
+       matmul.cu has one. */
+    int n_segments;
 };
 
 /* matmul.cu: on any card. */
@@ -30,6 +33,8 @@ cudaError_t cuda_matmul_run(const struct cuda_matmul *matmul, cudaStream_t strea
 
 /* matmul_90.cu: on the Hopper cards. What run wants as driver; NULL where there is no such code or card. */
 void *cuda_matmul_90_open(void);
+/* In how many segments a group's columns are cut: by the shapes of its weights alone. */
+int cuda_matmul_90_segments(const struct cuda_matmul *matmul);
 cudaError_t cuda_matmul_90_run(void *driver, const struct cuda_matmul *matmul, int n_processors,
                                cudaStream_t stream);
 

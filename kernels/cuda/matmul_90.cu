@@ -7,6 +7,12 @@ void *cuda_matmul_90_open(void)
     return NULL;
 }
 
+int cuda_matmul_90_segments(const struct cuda_matmul *matmul)
+{
+    (void)matmul;
+    return 1;
+}
+
 cudaError_t cuda_matmul_90_run(void *driver, const struct cuda_matmul *matmul, int n_processors,
                                cudaStream_t stream)
 {
@@ -39,7 +45,7 @@ struct matmul_args {
     struct {
         const float *bias;
         float *out;
-        int n_rows;
+        int n_rows, out_rows;
     } parts[CUDA_MATMUL_PARTS];
     const float *scale;
     int first_tile[CUDA_MATMUL_PARTS]; /* of rows; of parts that are not there, the end */
@@ -180,7 +186,7 @@ __device__ static inline void sum_store(const matmul_args &args, int part, int r
     const float *bias = args.parts[part].bias;
     int n_rows = args.parts[part].n_rows;
     if (row < n_rows && token < args.n_tokens)
-        args.parts[part].out[(size_t)token * n_rows + row] =
+        args.parts[part].out[(size_t)token * args.parts[part].out_rows + row] =
             fmaf(sum, args.scale[token], bias ? bias[row] : 0.0f);
 }
 
@@ -216,9 +222,10 @@ __device__ static void tile_store(const matmul_args &args, const matmul_place &p
 {
     const float *bias = args.parts[place.part].bias;
     int row = row_of(place, 0), token = token_of(place, 0), n_rows = args.parts[place.part].n_rows;
+    int out_rows = args.parts[place.part].out_rows;
     bool has_low = row < n_rows, has_high = row + 8 < n_rows;
     float low = bias && has_low ? bias[row] : 0, high = bias && has_high ? bias[row + 8] : 0;
-    float *out = args.parts[place.part].out + (size_t)token * n_rows + row;
+    float *out = args.parts[place.part].out + (size_t)token * out_rows + row;
 #pragma unroll
     for (int j = 0; j < BN / 8; j++)
 #pragma unroll
@@ -226,8 +233,8 @@ __device__ static void tile_store(const matmul_args &args, const matmul_place &p
             int t = j * 8 + e;
             if (token + t >= args.n_tokens) continue;
             float scale = args.scale[token + t];
-            if (has_low) out[(size_t)t * n_rows] = fmaf(sums[j * 4 + e], scale, low);
-            if (has_high) out[(size_t)t * n_rows + 8] = fmaf(sums[j * 4 + 2 + e], scale, high);
+            if (has_low) out[(size_t)t * out_rows] = fmaf(sums[j * 4 + e], scale, low);
+            if (has_high) out[(size_t)t * out_rows + 8] = fmaf(sums[j * 4 + 2 + e], scale, high);
         }
 }
 
@@ -330,6 +337,7 @@ static bool parts_fill(void *driver, const struct cuda_matmul *matmul, int tile_
         args->parts[i].bias = part->bias;
         args->parts[i].out = part->out;
         args->parts[i].n_rows = part->n_rows;
+        args->parts[i].out_rows = part->out_rows;
         if (!map_encode(driver, &args->weight[i], part->weight, part->n_rows, matmul->n_cols, tile_rows))
             return false;
     }
@@ -381,7 +389,7 @@ static cudaError_t matmul_launch(const matmul_job &job)
 
 /* Until there are thread blocks for a card of about 130 multiprocessors; of at least 8 blocks of columns.
    Nothing but the weights' shapes may be looked at here: it decides on the bits. */
-static int segments_of(const struct cuda_matmul *matmul)
+int cuda_matmul_90_segments(const struct cuda_matmul *matmul)
 {
     int n_tiles = row_tiles(matmul, TILE_ROWS), n_blocks = (matmul->n_cols + COLUMNS - 1) / COLUMNS, n = 1;
     while (n < MOST_SEGMENTS && n_tiles * n < 128 && n_blocks >= n * 2 * 8) n *= 2;
@@ -427,7 +435,8 @@ cudaError_t cuda_matmul_90_run(void *driver, const struct cuda_matmul *matmul, i
         }
         return error;
     }
-    int n_segments = segments_of(matmul), n = matmul->n_tokens;
+    int n_segments = matmul->n_segments ? matmul->n_segments : cuda_matmul_90_segments(matmul);
+    int n = matmul->n_tokens;
     matmul_job job = {driver, matmul, n_segments, n_processors, stream};
     bool is_split = n_segments > 1;
     /* Which tile is fastest was measured on an H200 (docs/cuda.md). */

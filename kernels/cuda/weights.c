@@ -1,29 +1,15 @@
 #include "kernels/cuda/cuda.h"
-#include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rows.h"
+#include "kernels/cuda/weight.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 /*
- * Weights on the card: fp16, row after row, dequantized once when the model is loaded. A gathered matrix is
- * read from the same copy, so nothing of the file stays borrowed.
+ * Weights to the card when the model is loaded, dequantized to fp16 or packed (kernels/cuda/packed.h), and what is
+ * done with activations around products.
  */
-struct weight {
-    int n_rows, n_cols;
-    uint16_t *data; /* of the card: [n_rows][n_cols] */
-};
-
-/* Activations in fp16, each row divided by a power of two. */
-struct acts {
-    int max_rows, max_cols;
-    int n_rows, n_cols;
-    uint16_t *half; /* of the card */
-    float *scale;
-};
-
 enum { UPLOAD_ELEMENTS = 4 << 20 };
 
 static const char *row_of(const struct weight_source *source, int row)
@@ -34,8 +20,8 @@ static const char *row_of(const struct weight_source *source, int row)
     return (const char *)source->data + (size_t)from * row_bytes;
 }
 
-/* False when a weight does not fit fp16. */
-static bool rows_convert(const struct weight_source *source, int first, int n, float *row, uint16_t *out)
+/* False when a weight does not fit fp16. half: where its values go; NULL: they are only looked at. */
+static bool rows_convert(const struct weight_source *source, int first, int n, float *row, uint16_t *half)
 {
     float most = 0;
     for (int r = first; r < first + n; r++) {
@@ -43,52 +29,126 @@ static bool rows_convert(const struct weight_source *source, int first, int n, f
         for (int c = 0; c < source->n_cols; c++) {
             float size = fabsf(row[c]);
             most = size > most ? size : most;
-            *out++ = dtype_f32_to_f16(row[c]);
         }
+        for (int c = 0; c < source->n_cols && half; c++) *half++ = dtype_f32_to_f16(row[c]);
     }
     return most <= 65504.0f;
+}
+
+/* Rows as they lie on the card; n and first are multiples of a tile's, but at the end. */
+static bool rows_make(const struct weight_source *source, const struct weight *weight, int first, int n,
+                      float *row, const void **rows, void *out)
+{
+    if (weight->data) return rows_convert(source, first, n, row, out);
+    for (int r = 0; r < n; r++) rows[r] = row_of(source, first + r);
+    cuda_packed_fill(source->dtype, rows, n, source->n_cols, out);
+    return rows_convert(source, first, n, row, NULL);
+}
+
+/* Of the first rows of a weight, on the card. */
+static size_t rows_bytes(const struct weight *weight, int n_rows)
+{
+    if (weight->data) return (size_t)n_rows * (size_t)weight->n_cols * sizeof *weight->data;
+    size_t n_tiles = (size_t)(n_rows + CUDA_PACKED_ROWS - 1) / CUDA_PACKED_ROWS;
+    return n_tiles * cuda_packed_tile_bytes(weight->packed.dtype, weight->n_cols);
 }
 
 static enum err weight_upload(const struct weight_source *source, struct weight *weight,
                               struct err_info *info)
 {
-    int at_once = UPLOAD_ELEMENTS / source->n_cols;
-    if (at_once < 1) at_once = 1;
-    if (at_once > source->n_rows) at_once = source->n_rows;
+    int at_once = UPLOAD_ELEMENTS / source->n_cols / CUDA_PACKED_ROWS * CUDA_PACKED_ROWS;
+    if (at_once < CUDA_PACKED_ROWS) at_once = CUDA_PACKED_ROWS;
+    char *to = weight->data ? (char *)weight->data : (char *)weight->packed.memory;
     float *row = malloc((size_t)source->n_cols * sizeof *row);
-    uint16_t *half = malloc((size_t)at_once * (size_t)source->n_cols * sizeof *half);
+    const void **rows = malloc((size_t)at_once * sizeof *rows);
+    void *made = malloc(rows_bytes(weight, at_once));
     enum err err =
-        row && half ? ERR_OK : err_set(info, ERR_MEMORY, "tensor '%s': out of memory", source->name);
+        row && rows && made ? ERR_OK : err_set(info, ERR_MEMORY, "tensor '%s': out of memory", source->name);
     for (int r = 0; r < source->n_rows && !err; r += at_once) {
         int n = source->n_rows - r < at_once ? source->n_rows - r : at_once;
-        size_t n_elements = (size_t)n * (size_t)source->n_cols;
-        if (!rows_convert(source, r, n, row, half)) {
+        if (!rows_make(source, weight, r, n, row, rows, made)) {
             err = err_set_param(info, ERR_UNSUPPORTED, source->name,
                                 "tensor '%s' has weights beyond 65504, which fp16 on the card cannot hold",
                                 source->name);
             break;
         }
-        cudaError_t error = cudaMemcpy(weight->data + (size_t)r * (size_t)source->n_cols, half,
-                                       n_elements * sizeof *half, cudaMemcpyHostToDevice);
+        cudaError_t error =
+            cudaMemcpy(to + rows_bytes(weight, r), made, rows_bytes(weight, n), cudaMemcpyHostToDevice);
         if (error != cudaSuccess)
             err = err_set(info, ERR_IO, "tensor '%s': to the card: %s", source->name,
                           cudaGetErrorString(error));
     }
     free(row);
-    free(half);
+    free(rows);
+    free(made);
     return err;
 }
 
 static void weight_free(struct backend *backend, struct weight *weight)
 {
     (void)backend;
-    if (weight) cudaFree(weight->data);
+    if (weight) cudaFree(weight->data ? (void *)weight->data : (void *)weight->packed.memory);
     free(weight);
 }
 
 static size_t weight_bytes(const struct weight *weight)
 {
-    return (size_t)weight->n_rows * (size_t)weight->n_cols * sizeof *weight->data;
+    return rows_bytes(weight, weight->n_rows);
+}
+
+/* NULL, without an error that stays, when the card is full. */
+static void *memory_of_card(size_t bytes, cudaError_t *error)
+{
+    void *memory = NULL;
+    *error = cudaMalloc(&memory, bytes);
+    if (*error == cudaSuccess) return memory;
+    cudaGetLastError(); /* being out of memory is not sticky */
+    return NULL;
+}
+
+static enum err memory_fail(struct backend *backend, const struct weight_source *source, bool is_packed,
+                            size_t bytes, cudaError_t error, struct err_info *info)
+{
+    return err_set_param(info, ERR_MEMORY, source->name,
+                         "tensor '%s': the card has no room for its %zu bytes %s, %zu are free: %s; its weights "
+                         "need %sa smaller model, or a card with more memory",
+                         source->name, bytes, is_packed ? "as in the file" : "in fp16",
+                         backend->free_bytes(backend), cudaGetErrorString(error),
+                         is_packed || !cuda_packed_has(source->dtype) ? "" : "--device-weights file, ");
+}
+
+/* Room for the slices of the largest weight so far. */
+static bool unpacked_need(struct cuda_state *cuda, size_t bytes, cudaError_t *error)
+{
+    struct cuda_buffer *unpacked = &cuda->unpacked;
+    if (bytes <= unpacked->bytes) return true;
+    cudaStreamSynchronize(cuda->stream);
+    cudaFree(unpacked->memory);
+    unpacked->memory = memory_of_card(bytes, error);
+    unpacked->bytes = unpacked->memory ? bytes : 0;
+    return unpacked->memory != NULL;
+}
+
+static enum err weight_alloc(struct backend *backend, const struct weight_source *source,
+                             struct weight *weight, struct err_info *info)
+{
+    bool is_packed = source->keep && cuda_packed_has(source->dtype);
+    weight->n_rows = source->n_rows;
+    weight->n_cols = source->n_cols;
+    weight->packed = (struct cuda_packed){source->dtype, source->n_rows, source->n_cols, NULL};
+    size_t bytes = (size_t)source->n_rows * (size_t)source->n_cols * sizeof *weight->data;
+    if (is_packed) bytes = rows_bytes(weight, weight->n_rows);
+    cudaError_t error;
+    void *memory = memory_of_card(bytes, &error);
+    if (!memory) return memory_fail(backend, source, is_packed, bytes, error, info);
+    if (!is_packed)
+        weight->data = memory;
+    else
+        weight->packed.memory = memory;
+    size_t unpacked = cuda_unpacked_bytes(source->n_rows, source->n_cols);
+    if (is_packed && source->multiply && !unpacked_need(cuda_state(backend), unpacked, &error))
+        return memory_fail(backend, source, true, unpacked, error, info);
+    return ERR_OK;
 }
 
 static enum err weight_create(struct backend *backend, const struct weight_source *source,
@@ -96,22 +156,8 @@ static enum err weight_create(struct backend *backend, const struct weight_sourc
 {
     struct weight *weight = calloc(1, sizeof *weight);
     if (!weight) return err_set(info, ERR_MEMORY, "tensor '%s': out of memory", source->name);
-    weight->n_rows = source->n_rows;
-    weight->n_cols = source->n_cols;
-    void *data = NULL;
-    cudaError_t error = cudaMalloc(&data, weight_bytes(weight));
-    if (error != cudaSuccess) {
-        cudaGetLastError(); /* being out of memory is not sticky */
-        free(weight);
-        return err_set_param(
-            info, ERR_MEMORY, source->name,
-            "tensor '%s': the card has no room for its %zu bytes in fp16, %zu are free: %s; its weights need "
-            "a smaller model, or a card with more memory",
-            source->name, (size_t)source->n_rows * (size_t)source->n_cols * 2, backend->free_bytes(backend),
-            cudaGetErrorString(error));
-    }
-    weight->data = data;
-    enum err err = weight_upload(source, weight, info);
+    enum err err = weight_alloc(backend, source, weight, info);
+    if (!err) err = weight_upload(source, weight, info);
     if (err) {
         weight_free(backend, weight);
         return err;
@@ -195,37 +241,6 @@ static void swiglu_prepare(struct backend *backend, float *gate, const float *up
     cuda_check(cuda, cuda_row_run(&work, cuda->stream), "swiglu");
 }
 
-static void matmul_group(struct backend *backend, const struct backend_product *products, int n_products,
-                         const struct acts *acts)
-{
-    struct cuda_state *cuda = cuda_state(backend);
-    struct cuda_matmul matmul = {.n_parts = n_products,
-                                 .x = acts->half,
-                                 .scale = acts->scale,
-                                 .n_cols = acts->n_cols,
-                                 .n_tokens = acts->n_rows};
-    assert(n_products > 0 && n_products <= CUDA_MATMUL_PARTS);
-    if (cuda->failure[0] || acts->n_rows == 0) return;
-    for (int i = 0; i < n_products; i++) {
-        const struct weight *weight = products[i].weight;
-        assert(acts->n_cols == weight->n_cols);
-        matmul.parts[i] =
-            (struct cuda_matmul_part){weight->data, products[i].bias, products[i].out, weight->n_rows};
-    }
-    cuda_check(cuda,
-               cuda->matmul_90
-                   ? cuda_matmul_90_run(cuda->matmul_90, &matmul, cuda->n_processors, cuda->stream)
-                   : cuda_matmul_run(&matmul, cuda->stream),
-               "matmul");
-}
-
-static void matmul(struct backend *backend, const struct weight *weight, const struct acts *acts,
-                   const float *bias, float *out)
-{
-    const struct backend_product product = {weight, bias, out};
-    matmul_group(backend, &product, 1, acts);
-}
-
 static void gather(struct backend *backend, const struct weight *weight, const int32_t *tokens, int n_tokens,
                    float *out)
 {
@@ -233,15 +248,16 @@ static void gather(struct backend *backend, const struct weight *weight, const i
     size_t bytes = (size_t)n_tokens * sizeof *tokens;
     if (cuda->failure[0] || n_tokens == 0 || !cuda_buffer_need(cuda, &cuda->tokens, bytes)) return;
     backend->upload(backend, cuda->tokens.memory, tokens, bytes);
-    cuda_check(
-        cuda, cuda_gather_run(weight->data, weight->n_cols, cuda->tokens.memory, n_tokens, out, cuda->stream),
-        "gather");
+    cuda_check(cuda,
+               weight->data ? cuda_gather_run(weight->data, weight->n_cols, cuda->tokens.memory, n_tokens, out,
+                                              cuda->stream)
+                            : cuda_packed_gather_run(&weight->packed, cuda->tokens.memory, n_tokens, out,
+                                                     cuda->stream),
+               "gather");
 }
 
 void cuda_fill_weights(struct backend *backend)
 {
-    const char *products = getenv("OCTAVO_CUDA_MATMUL"); /* for comparisons: docs/cuda.md */
-    cuda_state(backend)->matmul_90 = products && strcmp(products, "mma") == 0 ? NULL : cuda_matmul_90_open();
     backend->weight_create = weight_create;
     backend->weight_free = weight_free;
     backend->weight_bytes = weight_bytes;
@@ -250,7 +266,6 @@ void cuda_fill_weights(struct backend *backend)
     backend->prepare = prepare;
     backend->add_norm_prepare = add_norm_prepare;
     backend->swiglu_prepare = swiglu_prepare;
-    backend->matmul = matmul;
-    backend->matmul_group = matmul_group;
     backend->gather = gather;
+    cuda_fill_product(backend);
 }

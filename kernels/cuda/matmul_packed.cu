@@ -1,0 +1,208 @@
+#include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+/*
+ * Products of packed weights and fp16 activations for few tokens: each step of a decode reads the weights once, so
+ * bytes are what counts. A warp has 16 rows of the weight and a segment of its columns; packed blocks of 64 columns
+ * come to it by cp.async, each lane makes its own fragments of mma.m16n8k16 from them, and no other warp sees
+ * them. Activations are a tile that the warps of a segment share, as ldmatrix wants it.
+ *
+ * The order of a sum is that of the fp16 products beside it: columns of a segment in steps of 16 from the first to
+ * the last, then the segments' sums from the first to the last (matmul_90.cu; matmul.cu has one segment). As all
+ * segments of a row are in one thread block, the sums meet in shared memory.
+ */
+enum { BLOCK_COLUMNS = CUDA_PACKED_COLUMNS, LINE_BYTES = BLOCK_COLUMNS * 2, MOST_WARPS = 8 };
+
+struct packed_args {
+    const char *memory;
+    int n_rows, n_cols, n_tiles, n_blocks, n_segments;
+    int row_warps; /* tiles of a thread block; warp w has tile w % row_warps and segment w / row_warps */
+    const __half *x;
+    const float *scale;
+    int n_tokens;
+    const float *bias;
+    float *out;
+    int out_rows;
+};
+
+/* The ring has STAGES blocks of columns; records, of which those of K types are for four blocks, have their own. */
+template <typename FORM, int BN> struct packed_shape {
+    static constexpr int STAGES = BN == 8 ? 12 : 5, N_SUMS = BN / 2;
+    static constexpr int RECORDS = FORM::UNIT_BLOCKS == 1 ? STAGES : STAGES / FORM::UNIT_BLOCKS + 2;
+    static constexpr int X_BYTES = BN * LINE_BYTES; /* of a segment */
+    CUDA_BOTH static int stage_bytes(int n_warps, int n_segments)
+    {
+        return n_segments * X_BYTES + n_warps * FORM::CODE_BYTES;
+    }
+    CUDA_BOTH static int shared_bytes(int n_warps, int n_segments)
+    {
+        return STAGES * stage_bytes(n_warps, n_segments) + n_warps * RECORDS * FORM::RECORD_BYTES;
+    }
+};
+
+__device__ static inline int segment_first(const packed_args &args, int segment)
+{
+    return args.n_blocks * segment / args.n_segments;
+}
+
+/* Of a token's line of 64 columns: chunk c of 8; ldmatrix meets no bank twice. */
+__device__ static inline int chunk_at(int token, int c)
+{
+    return token * LINE_BYTES + ((c ^ token) & 7) * 16;
+}
+
+/* The activations of all segments' step-th blocks, zeros where there are none. */
+template <int BN>
+__device__ static inline void x_fill(const packed_args &args, int token0, int step, uint32_t to)
+{
+    for (int i = threadIdx.x; i < args.n_segments * BN * 8; i += blockDim.x) {
+        int segment = i / (BN * 8), row = i / 8 % BN, c = i % 8;
+        int block = segment_first(args, segment) + step, token = token0 + row;
+        if (block >= segment_first(args, segment + 1)) continue;
+        int column = block * BLOCK_COLUMNS + c * 8;
+        bool is_there = token < args.n_tokens && column < args.n_cols;
+        ptx_copy_or_zero(to + segment * BN * LINE_BYTES + chunk_at(row, c),
+                         is_there ? args.x + (size_t)token * args.n_cols + column : args.x, is_there);
+    }
+}
+
+__device__ static inline void bytes_fill(uint32_t to, const char *from, int n_bytes)
+{
+    for (int i = threadIdx.x % 32 * 16; i < n_bytes; i += 32 * 16) ptx_copy(to + i, from + i);
+}
+
+/* The sums of other segments to the first one's warps, which add them in order and store the results. */
+template <int BN>
+__device__ static void sums_store(const packed_args &args, int tile, int token0, float (*sums)[4], float *room)
+{
+    constexpr int NT = BN / 8;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, segment = warp / args.row_warps;
+    ptx_copy_wait<0>();
+    __syncthreads(); /* the ring is the room */
+    for (int i = 0; i < NT * 4 && segment > 0; i++)
+        room[((warp - args.row_warps) * NT * 4 + i) * 32 + lane] = sums[i / 4][i % 4];
+    __syncthreads();
+    if (segment > 0) return;
+#pragma unroll
+    for (int j = 0; j < NT; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float sum = sums[j][e];
+            for (int s = 1; s < args.n_segments; s++)
+                sum += room[(((s - 1) * args.row_warps + warp) * NT * 4 + j * 4 + e) * 32 + lane];
+            int row = tile * CUDA_PACKED_ROWS + lane / 4 + e / 2 * 8;
+            int token = token0 + j * 8 + lane % 4 * 2 + e % 2;
+            if (row < args.n_rows && token < args.n_tokens)
+                args.out[(size_t)token * args.out_rows + row] =
+                    fmaf(sum, args.scale[token], args.bias ? args.bias[row] : 0.0f);
+        }
+}
+
+/* Columns 32 PART to 32 PART + 31 of a block, of all tokens. */
+template <typename FORM, int BN, int PART>
+__device__ static inline void half_multiply(const packed_lane<FORM> &mine, uint32_t x_at, float (*sums)[4])
+{
+    int lane = threadIdx.x % 32;
+    uint32_t a[2][4];
+    packed_step<FORM, 2 * PART>(mine, a[0]);
+    packed_step<FORM, 2 * PART + 1>(mine, a[1]);
+#pragma unroll
+    for (int j = 0; j < BN / 8; j++) {
+        uint32_t b[4];
+        ptx_load_matrix_4(b, x_at + chunk_at(j * 8 + lane % 8, 4 * PART + lane / 8));
+        ptx_multiply(sums[j], a[0][0], a[0][1], a[0][2], a[0][3], b[0], b[1]);
+        ptx_multiply(sums[j], a[1][0], a[1][1], a[1][2], a[1][3], b[2], b[3]);
+    }
+}
+
+template <typename FORM, int BN>
+__global__ void __launch_bounds__(MOST_WARPS * 32) matmul_packed_kernel(const packed_args args)
+{
+    typedef packed_shape<FORM, BN> SHAPE;
+    constexpr int UNIT = FORM::UNIT_BLOCKS;
+    CUDA_DYNAMIC_SHARED(shared);
+    int n_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int stage_bytes = SHAPE::stage_bytes(n_warps, args.n_segments), segment = warp / args.row_warps;
+    int tile = blockIdx.x * args.row_warps + warp % args.row_warps, token0 = blockIdx.y * BN;
+    int first = segment_first(args, segment), n = segment_first(args, segment + 1) - first;
+    int n_steps = (args.n_blocks + args.n_segments - 1) / args.n_segments; /* of the longest segment */
+    int codes_at = args.n_segments * SHAPE::X_BYTES + warp * FORM::CODE_BYTES; /* in a stage */
+    int records_at = SHAPE::STAGES * stage_bytes + warp * SHAPE::RECORDS * FORM::RECORD_BYTES;
+    uint32_t base = ptx_shared(shared);
+    if (tile >= args.n_tiles) n = 0;
+
+    auto fill = [&](int step) {
+        uint32_t stage = base + step % SHAPE::STAGES * stage_bytes;
+        int block = first + step;
+        if (step < n) {
+            const char *unit = packed_unit<FORM>(args.memory, args.n_blocks, tile, block);
+            bytes_fill(stage + codes_at, unit + block % UNIT * FORM::CODE_BYTES, FORM::CODE_BYTES);
+            if (step == 0 || block % UNIT == 0)
+                bytes_fill(base + records_at + block / UNIT % SHAPE::RECORDS * FORM::RECORD_BYTES,
+                           unit + UNIT * FORM::CODE_BYTES, FORM::RECORD_BYTES);
+        }
+        if (step < n_steps) x_fill<BN>(args, token0, step, stage);
+        ptx_copy_commit();
+    };
+    float sums[BN / 8][4] = {};
+    for (int s = 0; s < SHAPE::STAGES - 1; s++) fill(s);
+    for (int step = 0; step < n_steps; step++) {
+        ptx_copy_wait<SHAPE::STAGES - 2>();
+        __syncthreads();
+        fill(step + SHAPE::STAGES - 1);
+        if (step >= n) continue;
+        int at = step % SHAPE::STAGES * stage_bytes, block = first + step;
+        packed_lane<FORM> mine;
+        packed_codes_load(shared + at + codes_at, lane, mine);
+        packed_scales_load(shared + records_at + block / UNIT % SHAPE::RECORDS * FORM::RECORD_BYTES, block % UNIT,
+                           lane, mine);
+        half_multiply<FORM, BN, 0>(mine, base + at + segment * SHAPE::X_BYTES, sums);
+        half_multiply<FORM, BN, 1>(mine, base + at + segment * SHAPE::X_BYTES, sums);
+    }
+    sums_store<BN>(args, tile, token0, sums, (float *)shared);
+}
+
+template <typename FORM, int BN>
+static cudaError_t packed_launch(packed_args args, cudaStream_t stream)
+{
+    auto kernel = matmul_packed_kernel<FORM, BN>;
+    /* Four warps at least; eight where the activations that they share are the larger part. */
+    int wanted = BN == 8 || args.n_segments == 1 ? 4 : MOST_WARPS;
+    args.row_warps = wanted > args.n_segments ? wanted / args.n_segments : 1;
+    int n_warps = args.row_warps * args.n_segments;
+    int bytes = packed_shape<FORM, BN>::shared_bytes(n_warps, args.n_segments);
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return error;
+    dim3 grid((args.n_tiles + args.row_warps - 1) / args.row_warps, (args.n_tokens + BN - 1) / BN);
+    CUDA_LAUNCH(kernel, grid, n_warps * 32, bytes, stream, args);
+    return cudaGetLastError();
+}
+
+/* More than two segments of 64 tokens would not fit the shared memory. */
+template <typename FORM> static cudaError_t packed_choose(const packed_args &args, cudaStream_t stream)
+{
+    if (args.n_tokens <= 8) return packed_launch<FORM, 8>(args, stream);
+    if (args.n_tokens <= 32 || args.n_segments > 2) return packed_launch<FORM, 32>(args, stream);
+    return packed_launch<FORM, 64>(args, stream);
+}
+
+cudaError_t cuda_matmul_packed_run(const struct cuda_packed *packed, const struct cuda_matmul *matmul,
+                                   cudaStream_t stream)
+{
+    const struct cuda_matmul_part *part = &matmul->parts[0];
+    packed_args args = {};
+    args.memory = packed->memory;
+    args.n_rows = packed->n_rows, args.n_cols = packed->n_cols;
+    args.n_tiles = (packed->n_rows + CUDA_PACKED_ROWS - 1) / CUDA_PACKED_ROWS;
+    args.n_blocks = (packed->n_cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
+    args.n_segments = matmul->n_segments ? matmul->n_segments : 1;
+    args.x = (const __half *)matmul->x, args.scale = matmul->scale, args.n_tokens = matmul->n_tokens;
+    args.bias = part->bias, args.out = part->out, args.out_rows = part->out_rows;
+    switch (packed->dtype) {
+#define FORM(type, low, high, kind, middle)                                                                  \
+    case DTYPE_##type: return packed_choose<packed_##type>(args, stream);
+        CUDA_PACKED_FORMS(FORM)
+#undef FORM
+    default: return cudaErrorInvalidValue;
+    }
+}
