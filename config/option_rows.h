@@ -21,6 +21,15 @@
             "CPU"                                                                                            \
     }
 
+#define OPTION_ROW_DEVICE_WEIGHTS(at)                                                                        \
+    {                                                                                                        \
+        .name = "device-weights", .group = "Processor", .kind = OPTION_CHOICE, .offset = (at),               \
+        .default_value = "auto", .choices = "auto|f16|file",                                                 \
+        .help =                                                                                              \
+            "quantized weights on a card: f16, or as in the file, which takes less of its memory; auto: "    \
+            "f16 where they fit beside activations and cache. Results do not depend on it"                   \
+    }
+
 #define OPTION_ROW_CPU(at)                                                                                   \
     {                                                                                                        \
         .name = "cpu", .group = "Processor", .kind = OPTION_CHOICE, .offset = (at), .default_value = "auto", \

@@ -272,6 +272,7 @@ static const struct option rows[] = {
 
     OPTION_ROW_THREADS(FIELD(threads)),
     OPTION_ROW_DEVICE(FIELD(device)),
+    OPTION_ROW_DEVICE_WEIGHTS(FIELD(device_weights)),
     OPTION_ROW_CPU(FIELD(cpu)),
     OPTION_ROW_ACTIVATION_BITS(
         FIELD(activation_bits), "auto", "auto|8|16",

@@ -65,6 +65,7 @@ struct options {
     const char *log_level;          /* debug, info, warn, error */
     const char *log_format;         /* text, json */
     const char *device;             /* auto, cpu, cuda, cuda:N */
+    const char *device_weights;     /* auto, f16, file */
     const char *cpu;                /* auto, scalar, avx2, avx512: the most the kernels may use */
     const char *activation_bits;    /* auto, 8, 16 */
     const char *config;             /* path of the config file; NULL: none */

@@ -40,3 +40,9 @@ enum err backend_create(const char *device, struct workers *workers, const char 
                              device);
     return backend_cuda_create(number, out, info);
 }
+
+enum backend_weights backend_weights_named(const char *name)
+{
+    if (!strcmp(name, "f16")) return BACKEND_WEIGHTS_F16;
+    return !strcmp(name, "file") ? BACKEND_WEIGHTS_FILE : BACKEND_WEIGHTS_AUTO;
+}

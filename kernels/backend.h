@@ -38,8 +38,8 @@ struct weight_source {
     const int32_t *row_order; /* row r of the weight is row row_order[r] of data; NULL: as is */
     bool multiply;            /* will be used in matmul */
     bool gather;              /* will be used in gather; data stays borrowed (mapped) */
-    /* A card turns weights to fp16; this one it keeps quantized, where it has products for the type. That changes
-       no bit of any result. */
+    /* A card turns weights to fp16; this one it keeps quantized, where it has products for the type. That
+       changes no bit of any result. */
     bool keep;
 };
 
@@ -120,8 +120,8 @@ struct backend {
        to fp32 on a model of 135 million parameters, .0008 on one of 500) is enough to turn close greedy
        choices. With 16 there is none to speak of. */
     int activation_bits;
-    /* What the user asks for, and the size of the KV cache that is to have room beside them; 0: some. For model_load;
-       nothing where is_host. */
+    /* What the user asks for, and the size of the KV cache that is to have room beside them; 0: some. For
+       model_load; nothing where is_host. */
     enum backend_weights weights;
     size_t cache_bytes;
 
@@ -250,5 +250,8 @@ enum err backend_cuda_create(int device, struct backend **out, struct err_info *
  */
 enum err backend_create(const char *device, struct workers *workers, const char *level, struct backend **out,
                         struct err_info *info);
+
+/* "auto", "f16" or "file". */
+enum backend_weights backend_weights_named(const char *name);
 
 #endif

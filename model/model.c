@@ -26,6 +26,53 @@ static int activation_bits(const struct model *model)
     return model->config.n_params < SMALL_MODEL_PARAMS ? 16 : 8;
 }
 
+/* Of a row: what stands in the scratch's halves, and the most columns that a product takes. */
+static size_t halves_width(const struct model_config *c)
+{
+    size_t attention = 2 * (size_t)(c->n_heads + c->n_kv_heads) * (size_t)c->head_dim,
+           feed_forward = 2 * (size_t)c->n_ff;
+    return attention > feed_forward ? attention : feed_forward;
+}
+
+static int most_columns(const struct model_config *c)
+{
+    int wide = c->n_heads * c->head_dim, columns = wide > c->n_embd ? wide : c->n_embd;
+    return c->n_ff > columns ? c->n_ff : columns;
+}
+
+/* What scratch_create will take of a card's memory. */
+static size_t scratch_expect(const struct model *model)
+{
+    const struct model_config *c = &model->config;
+    size_t row_floats = 2 * (size_t)c->n_embd + halves_width(c) + (size_t)c->head_dim;
+    size_t prepared = (size_t)most_columns(c) * sizeof(uint16_t) + sizeof(float);
+    return (size_t)model->max_rows * (row_floats * sizeof(float) + prepared) +
+           (size_t)model->max_logits * (size_t)c->n_vocab * sizeof(float);
+}
+
+/* Whether a card is to keep quantized weights as they are. By itself it does when they, in fp16, would leave
+   no room for activations and the cache: of the size that the user gave, or a quarter of what is free. */
+static bool weights_keep(const struct model *model, const struct gguf *gguf)
+{
+    struct backend *backend = model->backend;
+    if (backend->is_host) return false;
+    if (backend->weights != BACKEND_WEIGHTS_AUTO) return backend->weights == BACKEND_WEIGHTS_FILE;
+    size_t halves = 0, scratch = scratch_expect(model), free_bytes = backend->free_bytes(backend);
+    for (size_t i = 0; i < gguf_tensor_count(gguf); i++) {
+        const struct gguf_tensor *tensor = gguf_tensor_at(gguf, i);
+        halves += tensor->bytes / dtype_block_bytes(tensor->dtype) * dtype_block_elements(tensor->dtype) *
+                  sizeof(uint16_t);
+    }
+    size_t cache = backend->cache_bytes ? backend->cache_bytes + free_bytes / 32 : free_bytes / 4;
+    if (halves + scratch + cache <= free_bytes) return false;
+    log_info("model",
+             "weights stay quantized: in fp16 they would take %zu bytes, and %s has %zu free, for %zu of "
+             "activations "
+             "and %zu of cache too",
+             halves, backend->name, free_bytes, scratch, cache);
+    return true;
+}
+
 static enum err scratch_create(struct model *model, struct err_info *info)
 {
     const struct model_config *c = &model->config;
@@ -33,10 +80,9 @@ static enum err scratch_create(struct model *model, struct err_info *info)
     const size_t rows = (size_t)model->max_rows, embd = (size_t)c->n_embd, ff = (size_t)c->n_ff;
     const size_t wide = (size_t)c->n_heads * (size_t)c->head_dim,
                  narrow = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    const size_t attention = 2 * wide + 2 * narrow, feed_forward = 2 * ff;
     s->x = scratch_alloc(model, rows, embd);
     s->h = scratch_alloc(model, rows, embd);
-    s->halves = scratch_alloc(model, rows, attention > feed_forward ? attention : feed_forward);
+    s->halves = scratch_alloc(model, rows, halves_width(c));
     s->cos = scratch_alloc(model, rows, (size_t)c->head_dim / 2);
     s->sin = scratch_alloc(model, rows, (size_t)c->head_dim / 2);
     s->logits = scratch_alloc(model, (size_t)model->max_logits, (size_t)c->n_vocab);
@@ -45,9 +91,8 @@ static enum err scratch_create(struct model *model, struct err_info *info)
         s->host_logits = model->backend->host_alloc(model->backend, logits * sizeof *s->host_logits);
     s->seal_blocks = calloc(rows, sizeof(*s->seal_blocks));
     s->seal_index = calloc(rows, sizeof *s->seal_index);
-    size_t columns = wide > embd ? wide : embd;
-    model->acts = model->backend->acts_create(model->backend, model->max_rows,
-                                              (int)(ff > columns ? ff : columns), activation_bits(model));
+    model->acts =
+        model->backend->acts_create(model->backend, model->max_rows, most_columns(c), activation_bits(model));
     if (!s->x || !s->h || !s->halves || !s->cos || !s->sin || !s->logits || !s->seal_blocks ||
         !s->seal_index || !(s->host_logits || model->backend->is_host) || !model->acts) {
         return err_set_param(info, ERR_MEMORY, "max-batch-tokens",
@@ -99,6 +144,7 @@ enum err model_load(const struct gguf *gguf, struct backend *backend, int max_ro
     model->inv_freq = calloc((size_t)c->head_dim / 2, sizeof *model->inv_freq);
     err = model->inv_freq ? model_rope_read(gguf, c, model->inv_freq, info)
                           : err_set(info, ERR_MEMORY, "no memory for a model");
+    if (!err) model->keeps_weights = weights_keep(model, gguf);
     if (!err) err = model_weights_load(model, gguf, info);
     if (!err) err = scratch_create(model, info);
     if (err) goto out;

@@ -41,6 +41,7 @@ struct model {
     struct model_scratch scratch;
     struct acts *acts;
     int max_rows, max_logits;
+    bool keeps_weights; /* quantized, on a card */
 };
 
 /* RoPE frequencies from rope.freq_base, the linear scaling keys and rope_freqs.weight: inv_freq [head_dim/2].

@@ -79,6 +79,7 @@ static enum err load_matrix(struct loader *loader, const char *name, int n_rows,
         .row_order = row_order,
         .multiply = multiply,
         .gather = gather,
+        .keep = loader->model->keeps_weights,
     };
     struct backend *backend = loader->model->backend;
     return backend->weight_create(backend, &source, out, loader->info);

@@ -84,6 +84,13 @@ static const struct option rows[] = {
      .default_value = "auto",
      .metavar = "DEVICE",
      .help = "as of octavo serve"},
+    {.name = "device-weights",
+     .group = "Server",
+     .kind = OPTION_CHOICE,
+     .offset = FIELD(device_weights),
+     .default_value = "auto",
+     .choices = "auto|f16|file",
+     .help = "as of octavo serve"},
     {.name = "cpu",
      .group = "Server",
      .kind = OPTION_CHOICE,
@@ -272,6 +279,7 @@ static void arguments_make(const struct capacity_options *options, const struct 
     argument_number(arguments, "--threads", options->threads);
     argument_text(arguments, "--cpu", options->cpu);
     argument_text(arguments, "--device", options->device);
+    argument_text(arguments, "--device-weights", options->device_weights);
     argument_text(arguments, "--admission", options->admission);
     argument_text(arguments, "--log-level", "warn");
     arguments->words[arguments->n] = NULL;
@@ -388,6 +396,7 @@ static enum err quality_measure(const struct capacity_options *options, struct c
                                                  .sink_tokens = options->sink_tokens,
                                                  .threads = options->threads,
                                                  .device = options->device,
+                                                 .device_weights = options->device_weights,
                                                  .cpu = options->cpu};
     enum err err = bench_quality_measure(&wanted, quality, info);
     for (int i = 0; i < KV_MAX_FORMATS && !err; i++) lines[i].quality = quality[i];

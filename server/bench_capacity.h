@@ -7,7 +7,8 @@
 
 /* What `octavo bench capacity` was asked and what it measured: bench_capacity.c measures, this reports. */
 struct capacity_options {
-    const char *model, *load_format, *shape, *formats, *device, *cpu, *admission, *plot, *quality_text;
+    const char *model, *load_format, *shape, *formats, *device, *device_weights, *cpu, *admission, *plot,
+        *quality_text;
     int64_t kv_cache_bytes, seed;
     int prompt_tokens, max_tokens, requests, kv_recent, sink_tokens, threads, max_batch_tokens, timeout_s;
     int quality_ctx, quality_windows;

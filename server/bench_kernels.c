@@ -20,7 +20,7 @@
 
 struct kernels_options {
     const char *kernels, *shape, *types, *formats, *tokens, *contexts, *batches;
-    const char *device, *cpu, *activation_bits, *clock;
+    const char *device, *device_weights, *cpu, *activation_bits, *clock;
     int threads, kv_recent, ms;
     int64_t memory_bytes;
     bool json, help;
@@ -78,6 +78,13 @@ static const struct option rows[] = {
 
     OPTION_ROW_THREADS(FIELD(threads)),
     OPTION_ROW_DEVICE(FIELD(device)),
+    {.name = "device-weights",
+     .group = "Processor",
+     .kind = OPTION_CHOICE,
+     .offset = FIELD(device_weights),
+     .default_value = "file",
+     .choices = "f16|file",
+     .help = "quantized weights on a card: turned to f16, or as in a file"},
     OPTION_ROW_CPU(FIELD(cpu)),
     OPTION_ROW_ACTIVATION_BITS(FIELD(activation_bits), "8", "8|16", "as of octavo serve"),
 
@@ -245,6 +252,7 @@ static enum err kernels_measure(const struct kernels_options *options, struct er
     if (err == ERR_OK)
         err = backend_create(options->device, bench.workers, options->cpu, &bench.backend, info);
     if (err != ERR_OK) goto out;
+    bench.backend->weights = backend_weights_named(options->device_weights);
     bench.backend->activation_bits = (int)strtol(options->activation_bits, NULL, 10);
     report_begin(&bench, options);
     if (chosen[MATMUL]) err = bench_matmul_run(&bench, info);

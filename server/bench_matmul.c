@@ -47,7 +47,8 @@ static enum err product_create(struct product *product, enum dtype dtype, struct
                                    .n_rows = product->n_rows,
                                    .n_cols = product->n_cols,
                                    .data = data,
-                                   .multiply = true};
+                                   .multiply = true,
+                                   .keep = product->backend->weights == BACKEND_WEIGHTS_FILE};
     enum err err = ERR_OK;
     product->n_copies = 0;
     while (product->n_copies < n_copies && product->n_copies < MAX_COPIES && err == ERR_OK) {
@@ -74,12 +75,13 @@ static enum err tokens_run(struct bench_kernels *bench, struct product *product,
         err = err_set(info, ERR_MEMORY, "matmul: no memory for %d tokens", tokens);
     } else {
         double elements = (double)product->n_rows * product->n_cols;
+        double bytes = elements / (double)dtype_block_elements(dtype) * (double)dtype_block_bytes(dtype);
+        if (!backend->is_host) bytes = (double)backend->weight_bytes(product->copies[0]);
         struct bench_row row = {.kernel = "matmul",
                                 .type = dtype_name(dtype),
                                 .n = tokens,
                                 .us = bench_time_us(bench, product_run, product),
-                                .bytes = elements / (double)dtype_block_elements(dtype) *
-                                         (double)dtype_block_bytes(dtype),
+                                .bytes = bytes,
                                 .macs = elements * tokens};
         snprintf(row.what, sizeof row.what, "%d x %d", product->n_rows, product->n_cols);
         bench_row_report(bench, &row);

@@ -18,16 +18,28 @@ enum err bench_quality_measure(const struct bench_quality_options *options,
 {
     char ctx[NUMBER_BYTES], windows[NUMBER_BYTES], recent[NUMBER_BYTES], sinks[NUMBER_BYTES],
         threads[NUMBER_BYTES];
-    const char *arguments[] = {"eval",          options->model,
-                               "--text",        options->text,
-                               "--kv-format",   options->formats,
-                               "--ctx",         number(ctx, options->ctx),
-                               "--windows",     number(windows, options->windows),
-                               "--kv-recent",   number(recent, options->kv_recent),
-                               "--sink-tokens", number(sinks, options->sink_tokens),
-                               "--threads",     number(threads, options->threads),
-                               "--device",      options->device,
-                               "--cpu",         options->cpu};
+    const char *arguments[] = {"eval",
+                               options->model,
+                               "--text",
+                               options->text,
+                               "--kv-format",
+                               options->formats,
+                               "--ctx",
+                               number(ctx, options->ctx),
+                               "--windows",
+                               number(windows, options->windows),
+                               "--kv-recent",
+                               number(recent, options->kv_recent),
+                               "--sink-tokens",
+                               number(sinks, options->sink_tokens),
+                               "--threads",
+                               number(threads, options->threads),
+                               "--device",
+                               options->device,
+                               "--device-weights",
+                               options->device_weights,
+                               "--cpu",
+                               options->cpu};
     struct eval_options eval;
     struct evaluation evaluation;
     struct eval_text_row rows[EVALUATION_MAX_CACHES];

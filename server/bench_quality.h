@@ -11,7 +11,7 @@ struct bench_quality_options {
     const char *formats; /* names, with commas between */
     int ctx, windows;    /* windows 0: all there are */
     int kv_recent, sink_tokens, threads;
-    const char *device, *cpu;
+    const char *device, *device_weights, *cpu;
 };
 
 struct bench_quality {

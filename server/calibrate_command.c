@@ -101,7 +101,8 @@ static enum err tokens_load(const struct calibrate_command_options *options, con
 static enum err measure(const struct calibrate_command_options *options, const char *output,
                         struct err_info *info)
 {
-    struct runtime_options open = {options->model, options->threads, options->device, options->cpu, "auto"};
+    struct runtime_options open = {options->model, options->threads, options->device,
+                                   options->cpu,   "auto",           "auto"};
     struct runtime runtime = {0};
     struct calibration *calibration = NULL;
     int32_t *tokens = NULL;

@@ -28,7 +28,7 @@ struct eval_options {
     const char *details; /* file for what became of each problem; NULL: none */
 
     int threads;
-    const char *device, *cpu, *activation_bits;
+    const char *device, *device_weights, *cpu, *activation_bits;
     bool json, help;
     struct option_state *state;
 };

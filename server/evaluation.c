@@ -43,8 +43,8 @@ static enum err caches_list(struct evaluation *evaluation, struct err_info *info
 
 enum err evaluation_open(const struct eval_options *options, struct evaluation *out, struct err_info *info)
 {
-    struct runtime_options runtime = {options->model, options->threads, options->device, options->cpu,
-                                      options->activation_bits};
+    struct runtime_options runtime = {options->model, options->threads,         options->device,
+                                      options->cpu,   options->activation_bits, options->device_weights};
     *out = (struct evaluation){.options = options};
     enum err err = kv_formats_check(options->kv_format, info);
     if (err == ERR_OK) err = caches_list(out, info);

@@ -22,6 +22,7 @@ enum err runtime_open(const struct runtime_options *options, struct runtime *out
         return err;
     }
     runtime.backend->activation_bits = atoi(options->activation_bits); /* "auto" reads as 0 */
+    runtime.backend->weights = backend_weights_named(options->device_weights);
     *out = runtime;
     return ERR_OK;
 }

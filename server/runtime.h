@@ -17,6 +17,7 @@ struct runtime_options {
     const char *device;          /* as backend_create takes it */
     const char *cpu;             /* as backend_cpu_create takes it */
     const char *activation_bits; /* "auto", "8" or "16" */
+    const char *device_weights;  /* as backend_weights_named takes it */
 };
 
 struct runtime {

@@ -163,6 +163,8 @@ static enum err start_backend(struct serve *serve, struct err_info *info)
         err = backend_create(options->device, serve->workers, options->cpu, &serve->backend, info);
     if (err != ERR_OK) return err;
     serve->backend->activation_bits = (int)strtol(options->activation_bits, NULL, 10); /* "auto" reads as 0 */
+    serve->backend->weights = backend_weights_named(options->device_weights);
+    serve->backend->cache_bytes = (size_t)options->kv_cache_bytes;
     serve->metrics.backend = serve->backend->name;
     return ERR_OK;
 }
@@ -391,9 +393,12 @@ static enum err check_kv_bytes(const struct serve *serve, size_t bytes, struct e
     return err_set_param(info, ERR_USAGE, "kv-cache-bytes",
                          "--kv-cache-bytes is %zu, and %s has %zu bytes free beside %zu bytes of weights and "
                          "%zu of activations: lower --kv-cache-bytes, or --max-batch-tokens (%d) for its "
-                         "activations",
+                         "activations%s",
                          bytes, serve->backend->name, free_bytes, model_weight_bytes(serve->model),
-                         model_scratch_bytes(serve->model), serve->max_batch_tokens);
+                         model_scratch_bytes(serve->model), serve->max_batch_tokens,
+                         serve->backend->weights == BACKEND_WEIGHTS_F16
+                             ? ", or let the weights be quantized (--device-weights file)"
+                             : "");
 }
 
 static enum err choose_kv_bytes(const struct serve *serve, size_t *out, struct err_info *info)

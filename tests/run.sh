@@ -122,7 +122,7 @@ for preset in "${presets[@]}"; do
     [ "$preset" != release ] || step_twice release-qwen05 other_model
     step "$preset-metrics" fixed_layout bash tests/check-metrics.sh "$OCTAVO_BIN"
 done
-if [ $emulated = yes ] && step emulated-build build emulated --target emulator_check cuda_parity cuda_step octavo logits tiny; then
+if [ $emulated = yes ] && step emulated-build build emulated --target emulator_check cuda_parity cuda_step cuda_packed octavo logits tiny; then
     export OCTAVO_BUILD=$PWD/build/emulated OCTAVO_BIN=$PWD/build/emulated/octavo
     step emulated-parity bash tests/cuda/emulated.sh build/emulated
     step_twice emulated-api .venv/bin/python -m pytest -q -rs tests/api/test_device.py

@@ -2,20 +2,21 @@
 #include "kernels/cuda/ptx.cuh"
 
 /*
- * Products of packed weights and fp16 activations for few tokens: each step of a decode reads the weights once, so
- * bytes are what counts. A warp has 16 rows of the weight and a segment of its columns; packed blocks of 64 columns
- * come to it by cp.async, each lane makes its own fragments of mma.m16n8k16 from them, and no other warp sees
- * them. Activations are a tile that the warps of a segment share, as ldmatrix wants it.
+ * Products of packed weights and fp16 activations for few tokens: each step of a decode reads the weights
+ * once, so bytes are what counts. A warp has 16 rows of the weight and a segment of its columns; packed
+ * blocks of 64 columns come to it by cp.async, each lane makes its own fragments of mma.m16n8k16 from them,
+ * and no other warp sees them. Activations are a tile that the warps of a segment share, as ldmatrix wants
+ * it.
  *
- * The order of a sum is that of the fp16 products beside it: columns of a segment in steps of 16 from the first to
- * the last, then the segments' sums from the first to the last (matmul_90.cu; matmul.cu has one segment). As all
- * segments of a row are in one thread block, the sums meet in shared memory.
+ * The order of a sum is that of the fp16 products beside it: columns of a segment in steps of 16 from the
+ * first to the last, then the segments' sums from the first to the last (matmul_90.cu; matmul.cu has one
+ * segment). As all segments of a row are in one thread block, the sums meet in shared memory.
  */
 enum { BLOCK_COLUMNS = CUDA_PACKED_COLUMNS, LINE_BYTES = BLOCK_COLUMNS * 2, MOST_WARPS = 8 };
 
 struct packed_args {
     const char *memory;
-    int n_rows, n_cols, n_tiles, n_blocks, n_segments;
+    int n_rows, n_cols, n_tiles, n_blocks, n_segments, segments_log2;
     int row_warps; /* tiles of a thread block; warp w has tile w % row_warps and segment w / row_warps */
     const __half *x;
     const float *scale;
@@ -25,10 +26,11 @@ struct packed_args {
     int out_rows;
 };
 
-/* The ring has STAGES blocks of columns; records, of which those of K types are for four blocks, have their own. */
+/* The ring has STAGES blocks of columns; records, of which those of K types are for four blocks, have their
+ * own, of a power of two. */
 template <typename FORM, int BN> struct packed_shape {
-    static constexpr int STAGES = BN == 8 ? 12 : 5, N_SUMS = BN / 2;
-    static constexpr int RECORDS = FORM::UNIT_BLOCKS == 1 ? STAGES : STAGES / FORM::UNIT_BLOCKS + 2;
+    static constexpr int STAGES = BN == 8 ? 12 : 5;
+    static constexpr unsigned RECORDS = (BN == 8 ? 16 : 8) / (FORM::UNIT_BLOCKS == 1 ? 1 : 2);
     static constexpr int X_BYTES = BN * LINE_BYTES; /* of a segment */
     CUDA_BOTH static int stage_bytes(int n_warps, int n_segments)
     {
@@ -42,7 +44,7 @@ template <typename FORM, int BN> struct packed_shape {
 
 __device__ static inline int segment_first(const packed_args &args, int segment)
 {
-    return args.n_blocks * segment / args.n_segments;
+    return args.n_blocks * segment >> args.segments_log2;
 }
 
 /* Of a token's line of 64 columns: chunk c of 8; ldmatrix meets no bank twice. */
@@ -51,29 +53,51 @@ __device__ static inline int chunk_at(int token, int c)
     return token * LINE_BYTES + ((c ^ token) & 7) * 16;
 }
 
-/* The activations of all segments' step-th blocks, zeros where there are none. */
-template <int BN>
-__device__ static inline void x_fill(const packed_args &args, int token0, int step, uint32_t to)
+/* A thread's part of filling the ring: it copies for its own warp and its own segment. */
+struct packed_copier {
+    const char *tile;                /* its warp's, and its lane's bytes of each 512 */
+    const __half *x;                 /* of the thread's first line, its chunk */
+    int row, n_rows, chunk, n_lines; /* lines row, row + n_lines ... of the tokens' n_rows */
+};
+
+template <typename FORM>
+__device__ static inline packed_copier copier_of(const packed_args &args, int tile, int token0)
 {
-    for (int i = threadIdx.x; i < args.n_segments * BN * 8; i += blockDim.x) {
-        int segment = i / (BN * 8), row = i / 8 % BN, c = i % 8;
-        int block = segment_first(args, segment) + step, token = token0 + row;
-        if (block >= segment_first(args, segment + 1)) continue;
-        int column = block * BLOCK_COLUMNS + c * 8;
-        bool is_there = token < args.n_tokens && column < args.n_cols;
-        ptx_copy_or_zero(to + segment * BN * LINE_BYTES + chunk_at(row, c),
-                         is_there ? args.x + (size_t)token * args.n_cols + column : args.x, is_there);
+    int thread = threadIdx.x % (args.row_warps * 32);
+    packed_copier copier;
+    copier.tile = args.memory + tile * packed_tile_bytes<FORM>(args.n_blocks) + threadIdx.x % 32 * 16;
+    copier.row = thread / 8, copier.chunk = thread % 8, copier.n_lines = args.row_warps * 4;
+    copier.n_rows = args.n_tokens - token0;
+    copier.x = args.x + (size_t)(token0 + copier.row) * args.n_cols + copier.chunk * 8;
+    return copier;
+}
+
+/* The tokens' lines of a block of columns, zeros where there are none. */
+template <int BN>
+__device__ static inline void x_fill(const packed_args &args, const packed_copier &copier, int block,
+                                     uint32_t to)
+{
+    bool has_columns = block * BLOCK_COLUMNS + copier.chunk * 8 < args.n_cols;
+    const __half *from = copier.x + block * BLOCK_COLUMNS;
+    size_t lines = (size_t)copier.n_lines * args.n_cols;
+    for (int row = copier.row; row < BN; row += copier.n_lines, from += lines) {
+        bool is_there = has_columns && row < copier.n_rows;
+        ptx_copy_or_zero(to + chunk_at(row, copier.chunk), is_there ? from : args.x, is_there);
     }
 }
 
-__device__ static inline void bytes_fill(uint32_t to, const char *from, int n_bytes)
+template <int BYTES> __device__ static inline void bytes_fill(uint32_t to, const char *from)
 {
-    for (int i = threadIdx.x % 32 * 16; i < n_bytes; i += 32 * 16) ptx_copy(to + i, from + i);
+    int at = threadIdx.x % 32 * 16;
+#pragma unroll
+    for (int i = 0; i < BYTES; i += 512)
+        if (i + 512 <= BYTES || at + i < BYTES) ptx_copy(to + at + i, from + i);
 }
 
 /* The sums of other segments to the first one's warps, which add them in order and store the results. */
 template <int BN>
-__device__ static void sums_store(const packed_args &args, int tile, int token0, float (*sums)[4], float *room)
+__device__ static void sums_store(const packed_args &args, int tile, int token0, float (*sums)[4],
+                                  float *room)
 {
     constexpr int NT = BN / 8;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, segment = warp / args.row_warps;
@@ -116,54 +140,59 @@ __device__ static inline void half_multiply(const packed_lane<FORM> &mine, uint3
 }
 
 template <typename FORM, int BN>
-__global__ void __launch_bounds__(MOST_WARPS * 32) matmul_packed_kernel(const packed_args args)
+__global__ void __launch_bounds__(MOST_WARPS * 32, 2) matmul_packed_kernel(const packed_args args)
 {
     typedef packed_shape<FORM, BN> SHAPE;
-    constexpr int UNIT = FORM::UNIT_BLOCKS;
+    constexpr unsigned UNIT = FORM::UNIT_BLOCKS;
     CUDA_DYNAMIC_SHARED(shared);
     int n_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int stage_bytes = SHAPE::stage_bytes(n_warps, args.n_segments), segment = warp / args.row_warps;
     int tile = blockIdx.x * args.row_warps + warp % args.row_warps, token0 = blockIdx.y * BN;
     int first = segment_first(args, segment), n = segment_first(args, segment + 1) - first;
     int n_steps = (args.n_blocks + args.n_segments - 1) / args.n_segments; /* of the longest segment */
-    int codes_at = args.n_segments * SHAPE::X_BYTES + warp * FORM::CODE_BYTES; /* in a stage */
+    int x_at = segment * SHAPE::X_BYTES;                                   /* in a stage */
+    int codes_at = args.n_segments * SHAPE::X_BYTES + warp * FORM::CODE_BYTES;
     int records_at = SHAPE::STAGES * stage_bytes + warp * SHAPE::RECORDS * FORM::RECORD_BYTES;
     uint32_t base = ptx_shared(shared);
-    if (tile >= args.n_tiles) n = 0;
+    bool has_tile = tile < args.n_tiles;
+    packed_copier copier = copier_of<FORM>(args, has_tile ? tile : 0, token0);
 
-    auto fill = [&](int step) {
-        uint32_t stage = base + step % SHAPE::STAGES * stage_bytes;
-        int block = first + step;
-        if (step < n) {
-            const char *unit = packed_unit<FORM>(args.memory, args.n_blocks, tile, block);
-            bytes_fill(stage + codes_at, unit + block % UNIT * FORM::CODE_BYTES, FORM::CODE_BYTES);
+    auto fill = [&](int step, int stage) {
+        unsigned block = first + step;
+        uint32_t to = base + stage * stage_bytes;
+        if (step < n && has_tile) {
+            const char *unit = copier.tile + packed_unit_at<FORM>(block);
+            bytes_fill<FORM::CODE_BYTES>(to + codes_at, unit + block % UNIT * FORM::CODE_BYTES);
             if (step == 0 || block % UNIT == 0)
-                bytes_fill(base + records_at + block / UNIT % SHAPE::RECORDS * FORM::RECORD_BYTES,
-                           unit + UNIT * FORM::CODE_BYTES, FORM::RECORD_BYTES);
+                bytes_fill<FORM::RECORD_BYTES>(base + records_at +
+                                                   block / UNIT % SHAPE::RECORDS * FORM::RECORD_BYTES,
+                                               unit + UNIT * FORM::CODE_BYTES);
         }
-        if (step < n_steps) x_fill<BN>(args, token0, step, stage);
+        if (step < n) x_fill<BN>(args, copier, block, to + x_at);
         ptx_copy_commit();
     };
     float sums[BN / 8][4] = {};
-    for (int s = 0; s < SHAPE::STAGES - 1; s++) fill(s);
-    for (int step = 0; step < n_steps; step++) {
+    for (int s = 0; s < SHAPE::STAGES - 1; s++) fill(s, s);
+    for (int step = 0, stage = 0, next = SHAPE::STAGES - 1; step < n_steps; step++) {
         ptx_copy_wait<SHAPE::STAGES - 2>();
         __syncthreads();
-        fill(step + SHAPE::STAGES - 1);
-        if (step >= n) continue;
-        int at = step % SHAPE::STAGES * stage_bytes, block = first + step;
-        packed_lane<FORM> mine;
-        packed_codes_load(shared + at + codes_at, lane, mine);
-        packed_scales_load(shared + records_at + block / UNIT % SHAPE::RECORDS * FORM::RECORD_BYTES, block % UNIT,
-                           lane, mine);
-        half_multiply<FORM, BN, 0>(mine, base + at + segment * SHAPE::X_BYTES, sums);
-        half_multiply<FORM, BN, 1>(mine, base + at + segment * SHAPE::X_BYTES, sums);
+        fill(step + SHAPE::STAGES - 1, next);
+        if (step < n && has_tile) {
+            unsigned at = stage * stage_bytes, block = first + step;
+            packed_lane<FORM> mine;
+            packed_codes_load(shared + at + codes_at, lane, mine);
+            packed_scales_load(shared + records_at + block / UNIT % SHAPE::RECORDS * FORM::RECORD_BYTES,
+                               block % UNIT, lane, mine);
+            half_multiply<FORM, BN, 0>(mine, base + at + x_at, sums);
+            half_multiply<FORM, BN, 1>(mine, base + at + x_at, sums);
+        }
+        next = stage;
+        if (++stage == SHAPE::STAGES) stage = 0;
     }
     sums_store<BN>(args, tile, token0, sums, (float *)shared);
 }
 
-template <typename FORM, int BN>
-static cudaError_t packed_launch(packed_args args, cudaStream_t stream)
+template <typename FORM, int BN> static cudaError_t packed_launch(packed_args args, cudaStream_t stream)
 {
     auto kernel = matmul_packed_kernel<FORM, BN>;
     /* Four warps at least; eight where the activations that they share are the larger part. */
@@ -196,13 +225,16 @@ cudaError_t cuda_matmul_packed_run(const struct cuda_packed *packed, const struc
     args.n_tiles = (packed->n_rows + CUDA_PACKED_ROWS - 1) / CUDA_PACKED_ROWS;
     args.n_blocks = (packed->n_cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
     args.n_segments = matmul->n_segments ? matmul->n_segments : 1;
+    while (1 << args.segments_log2 < args.n_segments) args.segments_log2++;
     args.x = (const __half *)matmul->x, args.scale = matmul->scale, args.n_tokens = matmul->n_tokens;
     args.bias = part->bias, args.out = part->out, args.out_rows = part->out_rows;
     switch (packed->dtype) {
 #define FORM(type, low, high, kind, middle)                                                                  \
-    case DTYPE_##type: return packed_choose<packed_##type>(args, stream);
+    case DTYPE_##type:                                                                                       \
+        return packed_choose<packed_##type>(args, stream);
         CUDA_PACKED_FORMS(FORM)
 #undef FORM
-    default: return cudaErrorInvalidValue;
+    default:
+        return cudaErrorInvalidValue;
     }
 }

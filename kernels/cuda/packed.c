@@ -109,7 +109,8 @@ static void scales_put(const struct form *form, const uint8_t *block, int row, u
             minima_put(to + 4, g / 2, g % 2 * 2 + 1, minimum[g]);
         }
     } else {
-        for (int b = 0; b < 4; b++) memcpy(record + b * 64 + gid * 8 + half * 4, block + 192 + b * 4, 4);
+        for (int i = 0; i < 16; i++)
+            record[i / 4 * 64 + gid * 8 + half * 4 + i % 4] = (uint8_t)(block[192 + i] ^ 128);
         memcpy(record + 256 + gid * 4 + half * 2, block + 208, 2);
     }
 }

@@ -1,11 +1,12 @@
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-/* Packed weights back to rows: a slice of them in fp16, for the products of many tokens, and rows of an embedding
-   matrix. */
+/* Packed weights back to rows: a slice of them in fp16, for the products of many tokens, and rows of an
+   embedding matrix. */
 enum { WARPS = 4, BLOCK_ROWS = CUDA_PACKED_ROWS, BLOCK_COLUMNS = CUDA_PACKED_COLUMNS };
 
-/* A warp has a block of 16 rows and 64 columns. It goes through shared memory, so that whole lines are written. */
+/* A warp has a block of 16 rows and 64 columns. It goes through shared memory, so that whole lines are
+ * written. */
 template <typename FORM>
 __global__ void __launch_bounds__(WARPS * 32)
     unpack_kernel(const char *memory, int first_tile, int n_rows, int n_cols, uint16_t *out)
@@ -14,11 +15,12 @@ __global__ void __launch_bounds__(WARPS * 32)
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, gid = lane / 4;
     int n_blocks = (n_cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS, block = blockIdx.x * WARPS + warp;
     if (block >= n_blocks) return;
-    const char *unit = packed_unit<FORM>(memory, n_blocks, first_tile + blockIdx.y, block);
+    const char *unit = memory + (size_t)(first_tile + blockIdx.y) * packed_tile_bytes<FORM>(n_blocks) +
+                       packed_unit_at<FORM>(block);
     int of_unit = block % FORM::UNIT_BLOCKS;
     uint32_t a[4][4];
-    packed_block<FORM>(unit + of_unit * FORM::CODE_BYTES, unit + FORM::UNIT_BLOCKS * FORM::CODE_BYTES, of_unit,
-                       lane, a);
+    packed_block<FORM>(unit + of_unit * FORM::CODE_BYTES, unit + FORM::UNIT_BLOCKS * FORM::CODE_BYTES,
+                       of_unit, lane, a);
 #pragma unroll
     for (int k = 0; k < 4; k++)
 #pragma unroll
@@ -42,12 +44,13 @@ __global__ void gather_kernel(const char *memory, int n_cols, const int32_t *tok
 {
     int n_blocks = (n_cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
     int row = tokens[blockIdx.x], half = row % BLOCK_ROWS / 8;
+    const char *tile = memory + (size_t)(row / BLOCK_ROWS) * packed_tile_bytes<FORM>(n_blocks);
     for (int i = threadIdx.x; i < n_blocks * 4; i += WARPS * 32) {
         int block = i / 4, tid = i % 4, of_unit = block % FORM::UNIT_BLOCKS;
-        const char *unit = packed_unit<FORM>(memory, n_blocks, row / BLOCK_ROWS, block);
+        const char *unit = tile + packed_unit_at<FORM>(block);
         uint32_t a[4][4];
-        packed_block<FORM>(unit + of_unit * FORM::CODE_BYTES, unit + FORM::UNIT_BLOCKS * FORM::CODE_BYTES, of_unit,
-                           row % 8 * 4 + tid, a);
+        packed_block<FORM>(unit + of_unit * FORM::CODE_BYTES, unit + FORM::UNIT_BLOCKS * FORM::CODE_BYTES,
+                           of_unit, row % 8 * 4 + tid, a);
         for (int k = 0; k < 4; k++)
             for (int h = 0; h < 2; h++) {
                 int column = block * BLOCK_COLUMNS + k * 16 + h * 8 + tid * 2;
@@ -75,10 +78,12 @@ cudaError_t cuda_packed_unpack_run(const struct cuda_packed *packed, int first_r
     if (first_row % BLOCK_ROWS) return cudaErrorInvalidValue;
     switch (packed->dtype) {
 #define FORM(type, low, high, kind, middle)                                                                  \
-    case DTYPE_##type: return unpack_launch<packed_##type>(packed, first_row, n_rows, out, stream);
+    case DTYPE_##type:                                                                                       \
+        return unpack_launch<packed_##type>(packed, first_row, n_rows, out, stream);
         CUDA_PACKED_FORMS(FORM)
 #undef FORM
-    default: return cudaErrorInvalidValue;
+    default:
+        return cudaErrorInvalidValue;
     }
 }
 
@@ -96,9 +101,11 @@ cudaError_t cuda_packed_gather_run(const struct cuda_packed *packed, const int32
 {
     switch (packed->dtype) {
 #define FORM(type, low, high, kind, middle)                                                                  \
-    case DTYPE_##type: return gather_launch<packed_##type>(packed, tokens, n_tokens, out, stream);
+    case DTYPE_##type:                                                                                       \
+        return gather_launch<packed_##type>(packed, tokens, n_tokens, out, stream);
         CUDA_PACKED_FORMS(FORM)
 #undef FORM
-    default: return cudaErrorInvalidValue;
+    default:
+        return cudaErrorInvalidValue;
     }
 }

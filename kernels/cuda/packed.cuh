@@ -2,14 +2,17 @@
 #define KERNELS_CUDA_PACKED_CUH
 
 #include "kernels/cuda/packed.h"
+#include "kernels/cuda/ptx.cuh"
 
 #include <cuda_fp16.h>
 
 /*
- * A lane's part of a packed block (packed.h) to fp16, with the bits that the load-time way gives: dtype_to_f32,
- * rounded. Codes become fp16 exactly, by standing in the mantissa of 1024. What follows is one rounding where
- * the scale is one fp16 number, as its product with a code has at most 19 bits; elsewhere products of scale
- * and code are exact in fp32 (17 + 5 and 18 + 5 bits), so that one fmaf is dtype_to_f32's difference.
+ * A lane's part of a packed block (packed.h) to fp16, with the bits that the load-time way gives:
+ * dtype_to_f32, rounded. Codes become fp16 exactly: by standing in the mantissa of 1024, from which the
+ * middle is taken too, or where there is none as they are, the smallest subnormals. What follows is one
+ * rounding where the scale is one fp16 number, as its product with a code has at most 19 bits; elsewhere
+ * products of scale and code are exact in fp32 (17 + 5 and 18 + 5 bits), so that one fmaf is dtype_to_f32's
+ * difference.
  */
 
 #define FORM(type, low, high, kind, middle)                                                                  \
@@ -55,11 +58,23 @@ __device__ static inline void packed_codes_load(const char *codes, int lane, pac
         out.high[i] = *(const uint32_t *)(codes + FORM::LOW * 128 + (lane * FORM::HIGH + i) * 4);
 }
 
-/* Scale, minimum, scale, minimum of a block of four, a byte each. */
-__device__ static inline uint32_t packed_minima(const uint4 &record, int block)
+/* What a form's factor is multiplied by, since its codes are worth 2^-24 each. */
+template <typename FORM> struct packed_unit {
+    static constexpr float FACTOR = FORM::MIDDLE ? 1.0f : 16777216.0f;
+};
+
+/* Byte I of x, less the middle. */
+template <int I, int MIDDLE> __device__ static inline float packed_byte(uint32_t x)
 {
-    if (block < 3) return (block == 0 ? record.y : block == 1 ? record.z : record.w) & 0x3f3f3f3f;
-    return (record.y >> 6 & 0x03030303) | (record.z >> 4 & 0x0c0c0c0c) | (record.w >> 2 & 0x30303030);
+    return __uint_as_float(__byte_perm(x, 0x4b000000, 0x7440 + I)) - (8388608.0f + MIDDLE); /* 2^23 */
+}
+
+/* Scale, minimum, scale, minimum of a block of four, a byte each. */
+__device__ static inline uint32_t packed_minima(const char *words, int block)
+{
+    if (block < 3) return *(const uint32_t *)(words + 4 + 4 * block) & 0x3f3f3f3f;
+    uint4 all = *(const uint4 *)words;
+    return (all.y >> 6 & 0x03030303) | (all.z >> 4 & 0x0c0c0c0c) | (all.w >> 2 & 0x30303030);
 }
 
 /* block: of the unit. */
@@ -75,18 +90,21 @@ __device__ static inline void packed_scales_load(const char *record, int block, 
             out.scale[half][0] = __half2half2(__low2half(scales));
             out.scale[half][1] = __half2half2(__high2half(scales));
         } else if (FORM::RECORD == CUDA_PACKED_MINIMA) {
-            uint4 words = *(const uint4 *)(record + gid * 32 + half * 16);
-            float2 d = __half22float2(packed_half2(words.x));
+            const char *words = record + gid * 32 + half * 16;
+            float2 d = __half22float2(packed_half2(*(const uint32_t *)words));
             uint32_t minima = packed_minima(words, block);
-            out.factor[half][0] = out.factor[half][1] = d.x * (float)(minima & 255);
-            out.factor[half][2] = out.factor[half][3] = d.x * (float)(minima >> 16 & 255);
-            out.less[half][0] = d.y * (float)(minima >> 8 & 255);
-            out.less[half][1] = d.y * (float)(minima >> 24);
+            d.x *= packed_unit<FORM>::FACTOR;
+            out.factor[half][0] = out.factor[half][1] = d.x * packed_byte<0, 0>(minima);
+            out.factor[half][2] = out.factor[half][3] = d.x * packed_byte<2, 0>(minima);
+            out.less[half][0] = d.y * packed_byte<1, 0>(minima);
+            out.less[half][1] = d.y * packed_byte<3, 0>(minima);
         } else {
             uint32_t scales = *(const uint32_t *)(record + block * 64 + gid * 8 + half * 4);
             float d = __half2float(*(const __half *)(record + 256 + gid * 4 + half * 2));
-#pragma unroll
-            for (int k = 0; k < 4; k++) out.factor[half][k] = d * (float)(int8_t)(scales >> 8 * k);
+            out.factor[half][0] = d * packed_byte<0, 128>(scales);
+            out.factor[half][1] = d * packed_byte<1, 128>(scales);
+            out.factor[half][2] = d * packed_byte<2, 128>(scales);
+            out.factor[half][3] = d * packed_byte<3, 128>(scales);
             out.less[half][0] = out.less[half][1] = 0;
         }
     }
@@ -101,14 +119,17 @@ template <int SHIFT> __device__ static inline uint32_t packed_shifted(uint32_t x
 template <typename FORM, int K, int PAIR>
 __device__ static inline __half2 packed_codes(const packed_lane<FORM> &lane)
 {
-    uint32_t bits = 0x64006400; /* 1024, whose last bit is worth 1 */
-    if (FORM::LOW == 4)
-        bits |= packed_shifted<4 * PAIR>(lane.low[K]) & 0x000f000f;
-    else
-        bits |= packed_shifted<PAIR % 2 * 8>(lane.low[FORM::LOW == 8 ? 2 * K + PAIR / 2 : 0]) & 0x00ff00ff;
+    constexpr uint32_t ONES = FORM::MIDDLE ? 0x64006400 : 0; /* 1024, whose last bit is worth 1 */
+    uint32_t bits =
+        FORM::LOW == 4
+            ? ptx_pick(packed_shifted<4 * PAIR>(lane.low[K]), 0x000f000f, ONES)
+            : ptx_pick(packed_shifted<PAIR % 2 * 8>(lane.low[FORM::LOW == 8 ? 2 * K + PAIR / 2 : 0]),
+                       0x00ff00ff, ONES);
     if (FORM::HIGH == 1) bits |= packed_shifted<4 * K + PAIR - 4>(lane.high[0]) & 0x00100010;
     if (FORM::HIGH == 2)
-        bits |= packed_shifted<8 * (K % 2) + 2 * PAIR - 4>(lane.high[FORM::HIGH == 2 ? K / 2 : 0]) & 0x00300030;
+        bits |=
+            packed_shifted<8 * (K % 2) + 2 * PAIR - 4>(lane.high[FORM::HIGH == 2 ? K / 2 : 0]) & 0x00300030;
+    if (!FORM::MIDDLE) return packed_half2(bits);
     return __hadd2(packed_half2(bits), __half2half2(__float2half_rn(-1024.0f - FORM::MIDDLE)));
 }
 
@@ -147,12 +168,15 @@ __device__ static inline void packed_block(const char *codes, const char *record
     packed_step<FORM, 3>(mine, a[3]);
 }
 
-/* A tile's block: where its unit begins, and which block of the unit it is. */
-template <typename FORM>
-__device__ static inline const char *packed_unit(const char *memory, int n_blocks, int tile, int block)
+/* Bytes of a tile, and where in it a block's unit begins. */
+template <typename FORM> __device__ static inline size_t packed_tile_bytes(int n_blocks)
 {
-    int n_units = (n_blocks + FORM::UNIT_BLOCKS - 1) / FORM::UNIT_BLOCKS;
-    return memory + ((size_t)tile * n_units + block / FORM::UNIT_BLOCKS) * FORM::UNIT_BYTES;
+    return (size_t)((n_blocks + FORM::UNIT_BLOCKS - 1) / FORM::UNIT_BLOCKS) * FORM::UNIT_BYTES;
+}
+
+template <typename FORM> __device__ static inline unsigned packed_unit_at(unsigned block)
+{
+    return block / FORM::UNIT_BLOCKS * FORM::UNIT_BYTES;
 }
 
 #endif

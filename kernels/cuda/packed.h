@@ -28,9 +28,9 @@ extern "C" {
  *
  * Records, fp16 unless said otherwise:
  *   CUDA_PACKED_HALVES   of one block: [gid][half][2] scales of 32 columns
- *   CUDA_PACKED_MINIMA   of four: [gid][half] of 16 bytes: scale, minimum, three words. Byte i of word w has the
- *                        6 bits of block w's scale, minimum, scale, minimum, and above them 2 bits of block 3's
- *   CUDA_PACKED_SIGNED   of four: [block][gid][half][k] int8, then [gid][half] the scale that they multiply
+ *   CUDA_PACKED_MINIMA   of four: [gid][half] of 16 bytes: scale, minimum, three words. Byte i of word w has
+ * the 6 bits of block w's scale, minimum, scale, minimum, and above them 2 bits of block 3's
+ *   CUDA_PACKED_SIGNED   of four: [block][gid][half][k] int8 + 128, then [gid][half] the scale that they multiply
  */
 enum cuda_packed_record { CUDA_PACKED_HALVES, CUDA_PACKED_MINIMA, CUDA_PACKED_SIGNED };
 enum { CUDA_PACKED_ROWS = 16, CUDA_PACKED_COLUMNS = 64 }; /* of a block */
@@ -44,8 +44,8 @@ enum { CUDA_PACKED_ROWS = 16, CUDA_PACKED_COLUMNS = 64 }; /* of a block */
     FORM(Q5_K, 4, 1, CUDA_PACKED_MINIMA, 0)                                                                  \
     FORM(Q6_K, 4, 2, CUDA_PACKED_SIGNED, 32)
 
-#define CUDA_PACKED_CODE_BYTES(low, high)    (((low) + (high)) * 128) /* of a block */
-#define CUDA_PACKED_UNIT_BLOCKS(record)      ((record) == CUDA_PACKED_HALVES ? 1 : 4)
+#define CUDA_PACKED_CODE_BYTES(low, high) (((low) + (high)) * 128) /* of a block */
+#define CUDA_PACKED_UNIT_BLOCKS(record)   ((record) == CUDA_PACKED_HALVES ? 1 : 4)
 #define CUDA_PACKED_RECORD_BYTES(record)                                                                     \
     ((record) == CUDA_PACKED_HALVES ? 64 : (record) == CUDA_PACKED_MINIMA ? 256 : 288)
 
@@ -63,7 +63,8 @@ size_t cuda_packed_tile_bytes(enum dtype dtype, int n_cols);
 void cuda_packed_fill(enum dtype dtype, const void *const *rows, int n_rows, int n_cols, void *out);
 
 /* packed.cu: the fp16 values that dtype_to_f32 and rounding to fp16 give, bit for bit. n_rows rows from
-   first_row on, a multiple of 16, to out [n_rows][n_cols]; rows of tokens, as floats, to out [n_tokens][n_cols].
+   first_row on, a multiple of 16, to out [n_rows][n_cols]; rows of tokens, as floats, to out
+   [n_tokens][n_cols].
  */
 cudaError_t cuda_packed_unpack_run(const struct cuda_packed *packed, int first_row, int n_rows, uint16_t *out,
                                    cudaStream_t stream);

@@ -6,10 +6,10 @@
 #include <string.h>
 
 /*
- * Which kernel makes a product. Weights in fp16 go to matmul_90.cu or matmul.cu, all that meet the same tokens in
- * one call. Where one of them is packed, each goes alone, in the segments that the whole group would have in fp16:
- * so a weight's form changes no bit. Packed weights have a kernel of their own for few tokens; for more, slices of
- * rows are unpacked, each before its product.
+ * Which kernel makes a product. Weights in fp16 go to matmul_90.cu or matmul.cu, all that meet the same
+ * tokens in one call. Where one of them is packed, each goes alone, in the segments that the whole group
+ * would have in fp16: so a weight's form changes no bit. Packed weights have a kernel of their own for few
+ * tokens; for more, slices of rows are unpacked, each before its product.
  */
 
 size_t cuda_unpacked_bytes(int n_rows, int n_cols)
@@ -60,9 +60,10 @@ static cudaError_t group_run(struct cuda_state *cuda, struct cuda_matmul *matmul
         one.n_parts = 1;
         one.parts[0] = matmul->parts[i];
         one.n_segments = n_segments;
-        error = weight->data                          ? halves_run(cuda, &one)
-                : matmul->n_tokens <= CUDA_FEW_TOKENS ? cuda_matmul_packed_run(&weight->packed, &one, cuda->stream)
-                                                      : slices_run(cuda, &weight->packed, &one);
+        error = weight->data ? halves_run(cuda, &one)
+                : matmul->n_tokens <= CUDA_FEW_TOKENS
+                    ? cuda_matmul_packed_run(&weight->packed, &one, cuda->stream)
+                    : slices_run(cuda, &weight->packed, &one);
     }
     return error;
 }

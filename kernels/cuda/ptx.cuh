@@ -106,6 +106,14 @@ __device__ static inline uint32_t ptx_transpose(uint32_t x)
     return x;
 }
 
+/* (x & mask) | bits, in one instruction also where both are constants. */
+__device__ static inline uint32_t ptx_pick(uint32_t x, uint32_t mask, uint32_t bits)
+{
+    uint32_t out;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(x), "r"(mask), "r"(bits));
+    return out;
+}
+
 /* Four 8x8 matrices of 16-bit values; lane i gives the shared address of row i % 8 of matrix i / 8. */
 __device__ static inline void ptx_load_matrix_4(uint32_t *out, uint32_t at)
 {

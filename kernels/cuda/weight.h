@@ -22,8 +22,8 @@ struct acts {
 };
 
 /* Products of more tokens than this turn packed weights to fp16, slice by slice, in memory of at most
-   CUDA_UNPACKED_BYTES or CUDA_SLICE_ROWS rows. Not fewer than 64: up to there a launch of matmul_90.cu may read
-   its weight before the launch that writes the slice has ended. */
+   CUDA_UNPACKED_BYTES or CUDA_SLICE_ROWS rows. Not fewer than 64: up to there a launch of matmul_90.cu may
+   read its weight before the launch that writes the slice has ended. */
 enum { CUDA_FEW_TOKENS = 64, CUDA_SLICE_ROWS = 128 };
 #ifdef OCTAVO_CUDA_EMULATED
 enum { CUDA_UNPACKED_BYTES = 1 << 10 }; /* so that small weights have several slices */

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 /*
- * Weights to the card when the model is loaded, dequantized to fp16 or packed (kernels/cuda/packed.h), and what is
- * done with activations around products.
+ * Weights to the card when the model is loaded, dequantized to fp16 or packed (kernels/cuda/packed.h), and
+ * what is done with activations around products.
  */
 enum { UPLOAD_ELEMENTS = 4 << 20 };
 
@@ -109,12 +109,13 @@ static void *memory_of_card(size_t bytes, cudaError_t *error)
 static enum err memory_fail(struct backend *backend, const struct weight_source *source, bool is_packed,
                             size_t bytes, cudaError_t error, struct err_info *info)
 {
-    return err_set_param(info, ERR_MEMORY, source->name,
-                         "tensor '%s': the card has no room for its %zu bytes %s, %zu are free: %s; its weights "
-                         "need %sa smaller model, or a card with more memory",
-                         source->name, bytes, is_packed ? "as in the file" : "in fp16",
-                         backend->free_bytes(backend), cudaGetErrorString(error),
-                         is_packed || !cuda_packed_has(source->dtype) ? "" : "--device-weights file, ");
+    return err_set_param(
+        info, ERR_MEMORY, source->name,
+        "tensor '%s': the card has no room for its %zu bytes %s, %zu are free: %s; its weights "
+        "need %sa smaller model, or a card with more memory",
+        source->name, bytes, is_packed ? "as in the file" : "in fp16", backend->free_bytes(backend),
+        cudaGetErrorString(error),
+        is_packed || !cuda_packed_has(source->dtype) ? "" : "--device-weights file, ");
 }
 
 /* Room for the slices of the largest weight so far. */
@@ -248,12 +249,12 @@ static void gather(struct backend *backend, const struct weight *weight, const i
     size_t bytes = (size_t)n_tokens * sizeof *tokens;
     if (cuda->failure[0] || n_tokens == 0 || !cuda_buffer_need(cuda, &cuda->tokens, bytes)) return;
     backend->upload(backend, cuda->tokens.memory, tokens, bytes);
-    cuda_check(cuda,
-               weight->data ? cuda_gather_run(weight->data, weight->n_cols, cuda->tokens.memory, n_tokens, out,
-                                              cuda->stream)
-                            : cuda_packed_gather_run(&weight->packed, cuda->tokens.memory, n_tokens, out,
-                                                     cuda->stream),
-               "gather");
+    cuda_check(
+        cuda,
+        weight->data
+            ? cuda_gather_run(weight->data, weight->n_cols, cuda->tokens.memory, n_tokens, out, cuda->stream)
+            : cuda_packed_gather_run(&weight->packed, cuda->tokens.memory, n_tokens, out, cuda->stream),
+        "gather");
 }
 
 void cuda_fill_weights(struct backend *backend)

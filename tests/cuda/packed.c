@@ -1,6 +1,6 @@
 /*
- * cuda_packed: weights that stay quantized on a card against the same weights in fp16, on a machine with a card;
- * without one it says so and exits with 77, which CTest counts as skipped. All comparisons are of bits.
+ * cuda_packed: weights that stay quantized on a card against the same weights in fp16, on a machine with a
+ * card; without one it says so and exits with 77, which CTest counts as skipped. All comparisons are of bits.
  *
  *   values      what gather brings of every row is dtype_to_f32 rounded to fp16, for every type
  *   products    alone and in groups of several types, of few tokens and many
@@ -15,8 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const enum dtype types[] = {DTYPE_Q4_0, DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K,
-                                   DTYPE_Q4_1, DTYPE_Q5_1, DTYPE_BF16};
+static const enum dtype types[] = {DTYPE_Q4_0, DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q5_K,
+                                   DTYPE_Q6_K, DTYPE_Q4_1, DTYPE_Q5_1, DTYPE_BF16};
 enum { N_TYPES = sizeof types / sizeof *types, N_PACKED = 6 };
 
 static void need(enum err err, const struct err_info *info)
@@ -32,7 +32,8 @@ static uint8_t *blocks_create(enum dtype dtype, size_t n_elements, uint64_t seed
     size_t block = dtype_block_bytes(dtype), n_blocks = n_elements / dtype_block_elements(dtype);
     uint8_t *blocks = card_need(malloc(n_blocks * block));
     int first = dtype == DTYPE_Q6_K ? 208 : 0;
-    bool has_minimum = dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1;
+    bool has_minimum =
+        dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q4_1 || dtype == DTYPE_Q5_1;
     for (size_t b = 0; b < n_blocks; b++) {
         uint8_t *to = blocks + b * block;
         for (size_t i = 0; i < block; i++) {
@@ -109,8 +110,8 @@ struct part {
     int n_rows;
 };
 
-static void outs_get(const struct backend_product *products, const struct part *parts, int n_parts, int n_tokens,
-                     float **out)
+static void outs_get(const struct backend_product *products, const struct part *parts, int n_parts,
+                     int n_tokens, float **out)
 {
     for (int i = 0; i < n_parts; i++)
         out[i] = card_get(products[i].out, (size_t)n_tokens * (size_t)parts[i].n_rows * sizeof **out);
@@ -129,8 +130,9 @@ static void check_products(const struct part *parts, int n_parts, int n_cols)
         const struct part *part = &parts[i];
         uint8_t *blocks = blocks_create(part->dtype, (size_t)part->n_rows * (size_t)n_cols, 31 + (uint64_t)i);
         float *out = card_need(cuda->alloc(cuda, (size_t)MOST_TOKENS * (size_t)part->n_rows * sizeof *out));
-        halves[i] = (struct backend_product){weight_create(part->dtype, blocks, part->n_rows, n_cols, NULL, false),
-                                             i == 1 ? NULL : card_bias, out};
+        halves[i] =
+            (struct backend_product){weight_create(part->dtype, blocks, part->n_rows, n_cols, NULL, false),
+                                     i == 1 ? NULL : card_bias, out};
         kept[i] = halves[i];
         kept[i].weight = weight_create(part->dtype, blocks, part->n_rows, n_cols, NULL, true);
         free(blocks);
@@ -143,8 +145,8 @@ static void check_products(const struct part *parts, int n_parts, int n_cols)
         cuda->matmul_group(cuda, kept, n_parts, acts);
         outs_get(kept, parts, n_parts, counts[c], got);
         for (int i = 0; i < n_parts; i++) {
-            check_bits(expected[i], got[i], (size_t)counts[c] * (size_t)parts[i].n_rows * sizeof(float), "product",
-                       parts[i].dtype, counts[c]);
+            check_bits(expected[i], got[i], (size_t)counts[c] * (size_t)parts[i].n_rows * sizeof(float),
+                       "product", parts[i].dtype, counts[c]);
             free(got[i]);
         }
     }
@@ -226,7 +228,8 @@ static void segments_weight(struct segments *s, enum dtype dtype, int n_rows, in
 {
     size_t n = (size_t)n_rows * (size_t)n_cols, n_tiles = (size_t)(n_rows + 15) / 16;
     size_t row_bytes = (size_t)n_cols / dtype_block_elements(dtype) * dtype_block_bytes(dtype);
-    uint8_t *blocks = blocks_create(dtype, n, 41), *memory = card_need(malloc(n_tiles * cuda_packed_tile_bytes(dtype, n_cols)));
+    uint8_t *blocks = blocks_create(dtype, n, 41),
+            *memory = card_need(malloc(n_tiles * cuda_packed_tile_bytes(dtype, n_cols)));
     const void **rows = card_need(malloc((size_t)n_rows * sizeof *rows));
     uint16_t *unpacked = card_need(cuda->alloc(cuda, n * sizeof *unpacked));
     for (int r = 0; r < n_rows; r++) rows[r] = blocks + (size_t)r * row_bytes;
@@ -253,7 +256,8 @@ static void check_segments(enum dtype dtype, int n_rows, int n_cols, int n_token
     size_t n = (size_t)n_tokens * (size_t)n_rows;
     s.out = card_need(cuda->alloc(cuda, n * sizeof *s.out));
     uint16_t *x = card_put(s.x, (size_t)n_tokens * (size_t)n_cols * sizeof *x);
-    float *card_bias = card_put(bias, (size_t)n_rows * 4), *card_scale = card_put(scale, (size_t)n_tokens * 4),
+    float *card_bias = card_put(bias, (size_t)n_rows * 4),
+          *card_scale = card_put(scale, (size_t)n_tokens * 4),
           *card_ones = card_put(ones, (size_t)n_tokens * 4);
     for (int n_segments = 1; n_segments <= 8; n_segments *= 2) {
         float *expected = segments_add(&s, n_segments, bias, scale, card_ones);

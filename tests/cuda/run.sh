@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 cmake --preset cuda -DCMAKE_CUDA_ARCHITECTURES="${1:-90a-real}"
-cmake --build build/cuda --target cuda_parity cuda_step cuda_bench cuda_bench_step cuda_fault logits octavo
+cmake --build build/cuda --target cuda_parity cuda_step cuda_packed cuda_bench cuda_bench_step cuda_fault logits octavo
 status=0
 build/cuda/cuda_parity || status=$?
 if [ "$status" = 77 ]; then
@@ -14,9 +14,12 @@ if [ "$status" = 77 ]; then
     exit 77
 fi
 build/cuda/cuda_step || status=$?
+build/cuda/cuda_packed || status=$?
 if command -v compute-sanitizer >/dev/null; then
     compute-sanitizer --error-exitcode 1 build/cuda/cuda_step || status=$?
     compute-sanitizer --error-exitcode 1 build/cuda/cuda_parity || status=$?
+    compute-sanitizer --error-exitcode 1 build/cuda/cuda_packed || status=$?
+    compute-sanitizer --tool racecheck --error-exitcode 1 build/cuda/cuda_packed || status=$?
     compute-sanitizer --tool racecheck --error-exitcode 1 build/cuda/cuda_step || status=$?
 fi
 if [ -e models/smollm2.gguf ]; then # the server on the card, which is broken there too
@@ -28,6 +31,8 @@ build/cuda/cuda_bench
 build/cuda/cuda_bench_step
 build/cuda/octavo bench kernels --device cuda --shape llama-8b --types F16 --tokens 1,16,64,256,1024 --formats f16,o2 \
     --contexts 8000 --batches 1,64 --ms 50 --kernels matmul,attention,prefill,store,seal
+build/cuda/octavo bench kernels --device cuda --shape llama-8b --types F16,Q8_0,Q4_K,Q6_K --tokens 1,8,16,32,64,128,256,1024 \
+    --ms 50 --kernels matmul
 if python3 -c 'import torch' 2>/dev/null; then
     python3 tests/cuda/sdpa.py
 else

@@ -1,7 +1,8 @@
 /*
- * logits MODEL.gguf FORMAT [CHUNK [RECENT [LEVEL [BITS]]]]: token ids on stdin, one a line; on stdout the
- * logits after each of them as fp32, [ids][vocabulary]. FORMAT is the cache's: f16, o2..., uncalibrated.
- * CHUNK (default 512): tokens in one forward pass. BITS: of activations, 8 or 16 (default: as for serving).
+ * logits MODEL.gguf FORMAT [CHUNK [RECENT [LEVEL [BITS [WEIGHTS]]]]]: token ids on stdin, one a line; on
+ * stdout the logits after each of them as fp32, [ids][vocabulary]. FORMAT is the cache's: f16, o2...,
+ * uncalibrated. CHUNK (default 512): tokens in one forward pass. BITS: of activations, 8 or 16 (default, and
+ * 0: as for serving). WEIGHTS: on a card, as --device-weights takes it.
  */
 #include "tests/unit/support/rig.h"
 
@@ -18,7 +19,7 @@ int main(int argc, char **argv)
     struct err_info info;
     int n = 0;
     if (argc < 3 || kv_formats_check(argv[2], &info)) {
-        fprintf(stderr, "logits MODEL.gguf FORMAT [CHUNK [RECENT [LEVEL [BITS]]]] < ids\n");
+        fprintf(stderr, "logits MODEL.gguf FORMAT [CHUNK [RECENT [LEVEL [BITS [WEIGHTS]]]]] < ids\n");
         return 2;
     }
     while (n < MAX_TOKENS && scanf("%d", &tokens[n]) == 1) n++;
@@ -27,6 +28,7 @@ int main(int argc, char **argv)
     setup.max_rows = argc > 3 ? atoi(argv[3]) : 512;
     setup.recent_blocks = argc > 4 ? atoi(argv[4]) : 8;
     setup.activation_bits = argc > 6 ? atoi(argv[6]) : 0;
+    if (argc > 7) setup.weights = backend_weights_named(argv[7]);
     setup.max_tokens = n;
     struct rig *rig = rig_create(&setup);
     struct kv_sequence *seq = rig_sequence(rig);

@@ -1,7 +1,7 @@
 /*
  * tiny OUT.gguf [NAME=VALUE...]: writes a random model (tests/unit/support/tiny_model.h). Names: arch,
- * layers, heads, kv_heads, head_dim, embd, ff, dtype (GGUF's number, for every matrix), freq_base, seed;
- * tied=1, rope_factors=1.
+ * layers, heads, kv_heads, head_dim, embd, ff, dtype (GGUF's number, for every matrix), q, k, v, o, gate, up,
+ * down, output (the same for one, after dtype), freq_base, seed; tied=1, rope_factors=1.
  */
 #include "tests/unit/support/tiny_model.h"
 
@@ -22,6 +22,18 @@ static bool set(struct tiny_model *tiny, const char *name, const char *value)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (strcmp(name, numbers[i].name) != 0) continue;
         *numbers[i].to = atoi(value);
+        return true;
+    }
+    const struct {
+        const char *name;
+        enum dtype *to;
+    } dtypes[] = {
+        {"q", &tiny->q},       {"k", &tiny->k},   {"v", &tiny->v},       {"o", &tiny->o},
+        {"gate", &tiny->gate}, {"up", &tiny->up}, {"down", &tiny->down}, {"output", &tiny->output},
+    };
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        if (strcmp(name, dtypes[i].name) != 0) continue;
+        *dtypes[i].to = (enum dtype)atoi(value);
         return true;
     }
     bool known = true;

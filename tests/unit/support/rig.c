@@ -57,6 +57,7 @@ struct rig *rig_create(const struct rig_setup *setup)
     const char *device = strncmp(setup->level, "cuda", 4) ? "cpu" : setup->level;
     need(backend_create(device, rig->workers, setup->level, &rig->backend, &info), &info);
     rig->backend->activation_bits = setup->activation_bits;
+    rig->backend->weights = setup->weights;
     int max_logits = setup->max_logits ? setup->max_logits : setup->max_rows;
     need(model_load(rig->gguf, rig->backend, setup->max_rows, max_logits, &rig->model, &info), &info);
     create_cache(rig, setup);

@@ -36,6 +36,7 @@ struct rig_setup {
     const char *level; /* of the CPU's kernels: "auto", "scalar", ...; or a card: "cuda", "cuda:N" */
     int threads;
     int activation_bits; /* 8, 16; 0: as model_load chooses */
+    enum backend_weights weights;
     const char *formats; /* names with commas between, uncalibrated; NULL: f16 */
     int recent_blocks, sink_tokens;
     int max_rows;      /* of a step */

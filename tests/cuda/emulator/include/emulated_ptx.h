@@ -75,6 +75,11 @@ static inline float ptx_exp2(float x)
     return y < 0x1p-126f ? 0 : y;
 }
 
+static inline uint32_t ptx_pick(uint32_t x, uint32_t mask, uint32_t bits)
+{
+    return (x & mask) | bits;
+}
+
 static inline uint32_t ptx_transpose(uint32_t x)
 {
     emulated_meet(emulated_transpose, "movmatrix", ~0u, &x);
