@@ -2,6 +2,7 @@
 (OCTAVO_BIN=build/cuda/octavo OCTAVO_API_DEVICE=cuda; there tests/cuda/fault.c breaks it): the same requests as on the CPU,
 errors of the card, two servers on it, and cards that are too small."""
 import json
+import subprocess
 import threading
 
 import pytest
@@ -208,6 +209,7 @@ def test_stop_during_restart(breakable):
 @emulated
 @pytest.mark.parametrize("memory, options, named", [
     (256 << 10, (), "weights"),
+    (512 << 10, ("--device-weights", "f16"), "--device-weights file"),
     (2 << 20, ("--max-batch-tokens", 4096), "--max-batch-tokens"),
     (64 << 20, ("--kv-cache-bytes", 1 << 30), "--kv-cache-bytes"),
 ])
@@ -218,6 +220,24 @@ def test_card_too_small(start, memory, options, named):
     assert server.process.wait(PATIENCE_S) in (1, 2)
     last = server.log().splitlines()[-1]
     assert named in last and "bytes" in last, server.log()
+
+
+@emulated
+def test_weights_as_in_the_file(start, tmp_path):
+    """On a card where they would not fit in fp16 they stay quantized, and say the same."""
+    model = tmp_path / "wide.gguf"
+    subprocess.run([BINARY.parent / "tiny", model, "heads=4", "kv_heads=2", "head_dim=64", "embd=256", "ff=4096"], check=True)
+    replies, weights = [], []
+    for memory, options in ((8 << 30, ("--device-weights", "f16")), (16 << 20, ())):
+        server = start("--ctx-size", 256, "--max-batch-tokens", 80, "--parallel", 4, "--device", "cuda", *options, model=model,
+                       environment={"OCTAVO_EMULATED_MEMORY": str(memory)})
+        reply = server.complete(PROMPT[:100], max_tokens=3, temperature=0, ignore_eos=True, logprobs=1, kv_format="f16")
+        replies.append(reply["choices"])
+        weights.append(server.metrics()['octavo_device_memory_bytes{kind="weights"}'])
+        assert ("weights stay quantized" in server.log()) == (not options)
+        server.stop()
+    assert replies[0] == replies[1]
+    assert weights[1] < 0.55 * weights[0]  # 8.5 bits, norms
 
 
 def test_two_servers_on_one_card(start):
