@@ -1,6 +1,8 @@
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/ptx.cuh"
 
+#include <limits.h>
+
 /*
  * Products of packed weights and fp16 activations for few tokens: each step of a decode reads the weights
  * once, so bytes are what counts. A warp has 16 rows of the weight and a segment of its columns; packed
@@ -14,16 +16,21 @@
  */
 enum { BLOCK_COLUMNS = CUDA_PACKED_COLUMNS, LINE_BYTES = BLOCK_COLUMNS * 2, MOST_WARPS = 8 };
 
-struct packed_args {
+struct packed_part {
     const char *memory;
-    int n_rows, n_cols, n_tiles, n_blocks, n_segments, segments_log2;
+    const float *bias;
+    float *out;
+    int n_rows, n_tiles, out_rows;
+    int first; /* thread block; of parts that are not there, none */
+};
+
+struct packed_args {
+    packed_part parts[CUDA_MATMUL_PARTS];
+    int n_cols, n_blocks, n_segments, segments_log2;
     int row_warps; /* tiles of a thread block; warp w has tile w % row_warps and segment w / row_warps */
     const __half *x;
     const float *scale;
     int n_tokens;
-    const float *bias;
-    float *out;
-    int out_rows;
 };
 
 /* The ring has STAGES blocks of columns; records, of which those of K types are for four blocks, have their
@@ -61,11 +68,12 @@ struct packed_copier {
 };
 
 template <typename FORM>
-__device__ static inline packed_copier copier_of(const packed_args &args, int tile, int token0)
+__device__ static inline packed_copier copier_of(const packed_args &args, const packed_part &part, int tile,
+                                                 int token0)
 {
     int thread = threadIdx.x % (args.row_warps * 32);
     packed_copier copier;
-    copier.tile = args.memory + tile * packed_tile_bytes<FORM>(args.n_blocks) + threadIdx.x % 32 * 16;
+    copier.tile = part.memory + tile * packed_tile_bytes<FORM>(args.n_blocks) + threadIdx.x % 32 * 16;
     copier.row = thread / 8, copier.chunk = thread % 8, copier.n_lines = args.row_warps * 4;
     copier.n_rows = args.n_tokens - token0;
     copier.x = args.x + (size_t)(token0 + copier.row) * args.n_cols + copier.chunk * 8;
@@ -96,8 +104,8 @@ template <int BYTES> __device__ static inline void bytes_fill(uint32_t to, const
 
 /* The sums of other segments to the first one's warps, which add them in order and store the results. */
 template <int BN>
-__device__ static void sums_store(const packed_args &args, int tile, int token0, float (*sums)[4],
-                                  float *room)
+__device__ static void sums_store(const packed_args &args, const packed_part &part, int tile, int token0,
+                                  float (*sums)[4], float *room)
 {
     constexpr int NT = BN / 8;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, segment = warp / args.row_warps;
@@ -116,9 +124,9 @@ __device__ static void sums_store(const packed_args &args, int tile, int token0,
                 sum += room[(((s - 1) * args.row_warps + warp) * NT * 4 + j * 4 + e) * 32 + lane];
             int row = tile * CUDA_PACKED_ROWS + lane / 4 + e / 2 * 8;
             int token = token0 + j * 8 + lane % 4 * 2 + e % 2;
-            if (row < args.n_rows && token < args.n_tokens)
-                args.out[(size_t)token * args.out_rows + row] =
-                    fmaf(sum, args.scale[token], args.bias ? args.bias[row] : 0.0f);
+            if (row < part.n_rows && token < args.n_tokens)
+                part.out[(size_t)token * part.out_rows + row] =
+                    fmaf(sum, args.scale[token], part.bias ? part.bias[row] : 0.0f);
         }
 }
 
@@ -147,15 +155,19 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, 2) matmul_packed_kernel(const
     CUDA_DYNAMIC_SHARED(shared);
     int n_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int stage_bytes = SHAPE::stage_bytes(n_warps, args.n_segments), segment = warp / args.row_warps;
-    int tile = blockIdx.x * args.row_warps + warp % args.row_warps, token0 = blockIdx.y * BN;
+    int which = 0;
+#pragma unroll
+    for (int p = 1; p < CUDA_MATMUL_PARTS; p++) which += (int)blockIdx.x >= args.parts[p].first;
+    const packed_part &part = args.parts[which];
+    int tile = (blockIdx.x - part.first) * args.row_warps + warp % args.row_warps, token0 = blockIdx.y * BN;
     int first = segment_first(args, segment), n = segment_first(args, segment + 1) - first;
     int n_steps = (args.n_blocks + args.n_segments - 1) / args.n_segments; /* of the longest segment */
     int x_at = segment * SHAPE::X_BYTES;                                   /* in a stage */
     int codes_at = args.n_segments * SHAPE::X_BYTES + warp * FORM::CODE_BYTES;
     int records_at = SHAPE::STAGES * stage_bytes + warp * SHAPE::RECORDS * FORM::RECORD_BYTES;
     uint32_t base = ptx_shared(shared);
-    bool has_tile = tile < args.n_tiles;
-    packed_copier copier = copier_of<FORM>(args, has_tile ? tile : 0, token0);
+    bool has_tile = tile < part.n_tiles;
+    packed_copier copier = copier_of<FORM>(args, part, has_tile ? tile : 0, token0);
 
     auto fill = [&](int step, int stage) {
         unsigned block = first + step;
@@ -189,7 +201,7 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, 2) matmul_packed_kernel(const
         next = stage;
         if (++stage == SHAPE::STAGES) stage = 0;
     }
-    sums_store<BN>(args, tile, token0, sums, (float *)shared);
+    sums_store<BN>(args, part, tile, token0, sums, (float *)shared);
 }
 
 template <typename FORM, int BN> static cudaError_t packed_launch(packed_args args, cudaStream_t stream)
@@ -202,7 +214,12 @@ template <typename FORM, int BN> static cudaError_t packed_launch(packed_args ar
     int bytes = packed_shape<FORM, BN>::shared_bytes(n_warps, args.n_segments);
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return error;
-    dim3 grid((args.n_tiles + args.row_warps - 1) / args.row_warps, (args.n_tokens + BN - 1) / BN);
+    int n_blocks = 0;
+    for (packed_part &part : args.parts) {
+        part.first = part.n_tiles ? n_blocks : INT_MAX;
+        n_blocks += (part.n_tiles + args.row_warps - 1) / args.row_warps;
+    }
+    dim3 grid(n_blocks, (args.n_tokens + BN - 1) / BN);
     CUDA_LAUNCH(kernel, grid, n_warps * 32, bytes, stream, args);
     return cudaGetLastError();
 }
@@ -215,20 +232,26 @@ template <typename FORM> static cudaError_t packed_choose(const packed_args &arg
     return packed_launch<FORM, 64>(args, stream);
 }
 
-cudaError_t cuda_matmul_packed_run(const struct cuda_packed *packed, const struct cuda_matmul *matmul,
+cudaError_t cuda_matmul_packed_run(const struct cuda_packed *const *packed, const struct cuda_matmul *matmul,
                                    cudaStream_t stream)
 {
-    const struct cuda_matmul_part *part = &matmul->parts[0];
     packed_args args = {};
-    args.memory = packed->memory;
-    args.n_rows = packed->n_rows, args.n_cols = packed->n_cols;
-    args.n_tiles = (packed->n_rows + CUDA_PACKED_ROWS - 1) / CUDA_PACKED_ROWS;
-    args.n_blocks = (packed->n_cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
+    for (int i = 0; i < matmul->n_parts; i++) {
+        const struct cuda_matmul_part *part = &matmul->parts[i];
+        if (packed[i]->dtype != packed[0]->dtype) return cudaErrorInvalidValue;
+        args.parts[i].memory = packed[i]->memory;
+        args.parts[i].bias = part->bias;
+        args.parts[i].out = part->out;
+        args.parts[i].n_rows = part->n_rows;
+        args.parts[i].n_tiles = (part->n_rows + CUDA_PACKED_ROWS - 1) / CUDA_PACKED_ROWS;
+        args.parts[i].out_rows = part->out_rows;
+    }
+    args.n_cols = matmul->n_cols;
+    args.n_blocks = (matmul->n_cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
     args.n_segments = matmul->n_segments ? matmul->n_segments : 1;
     while (1 << args.segments_log2 < args.n_segments) args.segments_log2++;
     args.x = (const __half *)matmul->x, args.scale = matmul->scale, args.n_tokens = matmul->n_tokens;
-    args.bias = part->bias, args.out = part->out, args.out_rows = part->out_rows;
-    switch (packed->dtype) {
+    switch (packed[0]->dtype) {
 #define FORM(type, low, high, kind, middle)                                                                  \
     case DTYPE_##type:                                                                                       \
         return packed_choose<packed_##type>(args, stream);

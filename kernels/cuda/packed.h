@@ -30,7 +30,8 @@ extern "C" {
  *   CUDA_PACKED_HALVES   of one block: [gid][half][2] scales of 32 columns
  *   CUDA_PACKED_MINIMA   of four: [gid][half] of 16 bytes: scale, minimum, three words. Byte i of word w has
  * the 6 bits of block w's scale, minimum, scale, minimum, and above them 2 bits of block 3's
- *   CUDA_PACKED_SIGNED   of four: [block][gid][half][k] int8 + 128, then [gid][half] the scale that they multiply
+ *   CUDA_PACKED_SIGNED   of four: [block][gid][half][k] int8 + 128, then [gid][half] the scale that they
+ * multiply
  */
 enum cuda_packed_record { CUDA_PACKED_HALVES, CUDA_PACKED_MINIMA, CUDA_PACKED_SIGNED };
 enum { CUDA_PACKED_ROWS = 16, CUDA_PACKED_COLUMNS = 64 }; /* of a block */
@@ -71,10 +72,10 @@ cudaError_t cuda_packed_unpack_run(const struct cuda_packed *packed, int first_r
 cudaError_t cuda_packed_gather_run(const struct cuda_packed *packed, const int32_t *tokens, int n_tokens,
                                    float *out, cudaStream_t stream);
 
-/* matmul_packed.cu: the product of one part, whose weight is `packed` instead of part.weight, for few tokens.
-   matmul->n_segments (1, 2, 4 or 8; 0: 1) says how its columns are cut, as by matmul_90.cu; with one segment
-   it has the bits of matmul.cu, with n those of matmul_90.cu with n. */
-cudaError_t cuda_matmul_packed_run(const struct cuda_packed *packed, const struct cuda_matmul *matmul,
+/* matmul_packed.cu: products for few tokens, of parts whose weights are packed[i], all of one type, instead
+   of part.weight. matmul->n_segments (1, 2, 4 or 8; 0: 1) says how columns are cut, as by matmul_90.cu: with
+   one segment the bits are those of matmul.cu, with n those of matmul_90.cu with n. */
+cudaError_t cuda_matmul_packed_run(const struct cuda_packed *const *packed, const struct cuda_matmul *matmul,
                                    cudaStream_t stream);
 
 #ifdef __cplusplus

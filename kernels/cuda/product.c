@@ -7,9 +7,9 @@
 
 /*
  * Which kernel makes a product. Weights in fp16 go to matmul_90.cu or matmul.cu, all that meet the same
- * tokens in one call. Where one of them is packed, each goes alone, in the segments that the whole group
- * would have in fp16: so a weight's form changes no bit. Packed weights have a kernel of their own for few
- * tokens; for more, slices of rows are unpacked, each before its product.
+ * tokens in one call. Where some of them are packed, parts of one form go together, in the segments that the
+ * whole group would have in fp16: so a weight's form changes no bit. Packed weights have a kernel of their
+ * own for few tokens; for more, slices of rows are unpacked, each before its product.
  */
 
 size_t cuda_unpacked_bytes(int n_rows, int n_cols)
@@ -46,24 +46,46 @@ static cudaError_t slices_run(struct cuda_state *cuda, const struct cuda_packed 
     return error;
 }
 
-static cudaError_t group_run(struct cuda_state *cuda, struct cuda_matmul *matmul,
-                             const struct backend_product *products)
+/* Parts whose weights are all in fp16, or all packed from one type. */
+static cudaError_t parts_run(struct cuda_state *cuda, const struct cuda_matmul *matmul,
+                             const struct cuda_packed *const *packed)
 {
     cudaError_t error = cudaSuccess;
-    bool has_packed = false;
-    for (int i = 0; i < matmul->n_parts; i++) has_packed |= !products[i].weight->data;
-    if (!has_packed) return halves_run(cuda, matmul);
-    int n_segments = cuda->matmul_90 ? cuda_matmul_90_segments(matmul) : 1;
+    if (!packed[0]->memory) return halves_run(cuda, matmul);
+    if (matmul->n_tokens <= CUDA_FEW_TOKENS) return cuda_matmul_packed_run(packed, matmul, cuda->stream);
     for (int i = 0; i < matmul->n_parts && error == cudaSuccess; i++) {
-        const struct weight *weight = products[i].weight;
         struct cuda_matmul one = *matmul;
         one.n_parts = 1;
         one.parts[0] = matmul->parts[i];
-        one.n_segments = n_segments;
-        error = weight->data ? halves_run(cuda, &one)
-                : matmul->n_tokens <= CUDA_FEW_TOKENS
-                    ? cuda_matmul_packed_run(&weight->packed, &one, cuda->stream)
-                    : slices_run(cuda, &weight->packed, &one);
+        error = slices_run(cuda, packed[i], &one);
+    }
+    return error;
+}
+
+static bool is_like(const struct weight *a, const struct weight *b)
+{
+    return a->data || b->data ? a->data && b->data : a->packed.dtype == b->packed.dtype;
+}
+
+static cudaError_t group_run(struct cuda_state *cuda, const struct cuda_matmul *matmul,
+                             const struct backend_product *products)
+{
+    int n_segments = cuda->matmul_90 ? cuda_matmul_90_segments(matmul) : 1;
+    cudaError_t error = cudaSuccess;
+    bool is_done[CUDA_MATMUL_PARTS] = {false};
+    for (int i = 0; i < matmul->n_parts && error == cudaSuccess; i++) {
+        struct cuda_matmul parts = *matmul;
+        const struct cuda_packed *packed[CUDA_MATMUL_PARTS];
+        if (is_done[i]) continue;
+        parts.n_parts = 0;
+        for (int p = i; p < matmul->n_parts; p++) {
+            if (!is_like(products[i].weight, products[p].weight)) continue;
+            is_done[p] = true;
+            packed[parts.n_parts] = &products[p].weight->packed;
+            parts.parts[parts.n_parts++] = matmul->parts[p];
+        }
+        if (parts.n_parts < matmul->n_parts || packed[0]->memory) parts.n_segments = n_segments;
+        error = parts_run(cuda, &parts, packed);
     }
     return error;
 }

@@ -268,7 +268,8 @@ static void check_segments(enum dtype dtype, int n_rows, int n_cols, int n_token
                                      .n_cols = n_cols,
                                      .n_tokens = n_tokens,
                                      .n_segments = n_segments};
-        card_check(cuda_matmul_packed_run(&s.packed, &matmul, NULL) == cudaSuccess &&
+        const struct cuda_packed *packed = &s.packed;
+        card_check(cuda_matmul_packed_run(&packed, &matmul, NULL) == cudaSuccess &&
                        cudaDeviceSynchronize() == cudaSuccess,
                    "segments", dtype_name(dtype), n_segments);
         float *got = card_get(s.out, n * sizeof *got);
@@ -296,7 +297,8 @@ int main(void)
         check_segments(types[i], 37, is_k ? 768 : 544, i % 3 == 0 ? 1 : i % 3 == 1 ? 11 : 40);
     }
     check_products((struct part[]){{DTYPE_Q4_K, 96}, {DTYPE_Q4_K, 40}, {DTYPE_Q6_K, 40}}, 3, 256);
-    check_products((struct part[]){{DTYPE_Q8_0, 64}, {DTYPE_F16, 32}}, 2, 96);
+    check_products((struct part[]){{DTYPE_F16, 32}, {DTYPE_Q8_0, 70}, {DTYPE_F16, 40}}, 3, 96);
+    check_products((struct part[]){{DTYPE_Q6_K, 96}, {DTYPE_Q4_K, 40}, {DTYPE_Q6_K, 40}}, 3, 256);
     if (!CARD_IS_EMULATED) { /* segments of Hopper cards, and several slices */
         check_products((struct part[]){{DTYPE_Q4_K, 1024}, {DTYPE_Q4_K, 256}, {DTYPE_Q6_K, 256}}, 3, 4096);
         check_products((struct part[]){{DTYPE_Q8_0, 4096}}, 1, 14336);
