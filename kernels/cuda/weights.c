@@ -106,16 +106,17 @@ static void *memory_of_card(size_t bytes, cudaError_t *error)
     return NULL;
 }
 
-static enum err memory_fail(struct backend *backend, const struct weight_source *source, bool is_packed,
+/* form: what the bytes are. */
+static enum err memory_fail(struct backend *backend, const struct weight_source *source, const char *form,
                             size_t bytes, cudaError_t error, struct err_info *info)
 {
+    bool can_keep = !source->keep && cuda_packed_has(source->dtype);
     return err_set_param(
         info, ERR_MEMORY, source->name,
         "tensor '%s': the card has no room for its %zu bytes %s, %zu are free: %s; its weights "
         "need %sa smaller model, or a card with more memory",
-        source->name, bytes, is_packed ? "as in the file" : "in fp16", backend->free_bytes(backend),
-        cudaGetErrorString(error),
-        is_packed || !cuda_packed_has(source->dtype) ? "" : "--device-weights file, ");
+        source->name, bytes, form, backend->free_bytes(backend), cudaGetErrorString(error),
+        can_keep ? "--device-weights file, " : "");
 }
 
 /* Room for the slices of the largest weight so far. */
@@ -141,14 +142,15 @@ static enum err weight_alloc(struct backend *backend, const struct weight_source
     if (is_packed) bytes = rows_bytes(weight, weight->n_rows);
     cudaError_t error;
     void *memory = memory_of_card(bytes, &error);
-    if (!memory) return memory_fail(backend, source, is_packed, bytes, error, info);
+    if (!memory)
+        return memory_fail(backend, source, is_packed ? "as in the file" : "in fp16", bytes, error, info);
     if (!is_packed)
         weight->data = memory;
     else
         weight->packed.memory = memory;
     size_t unpacked = cuda_unpacked_bytes(source->n_rows, source->n_cols);
     if (is_packed && source->multiply && !unpacked_need(cuda_state(backend), unpacked, &error))
-        return memory_fail(backend, source, true, unpacked, error, info);
+        return memory_fail(backend, source, "for slices in fp16", unpacked, error, info);
     return ERR_OK;
 }
 

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # The CUDA backend on the card that tests/cuda/emulator plays (cmake --preset emulated): emulator_check, cuda_parity,
-# cuda_step and cuda_packed, then
-# logits of two tiny random models against the CPU's, in two chunk sizes and two orders of fibers, which must not matter,
-# and of two with their weights in fp16 and as in the file, which must not matter either.
+# cuda_step and cuda_packed, then logits of two tiny random models against the CPU's, in two chunk sizes and two orders of
+# fibers, which must not matter, and of two with their weights in fp16 and as in the file, which must not matter either.
 # tests/cuda/emulated.sh [BUILD]; default build/emulated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
