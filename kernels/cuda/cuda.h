@@ -52,6 +52,7 @@ struct cuda_chooser; /* choose.c */
 struct cuda_batch {
     const struct cuda_resident *codec; /* NULL: f16 */
     int first_tile, n_tiles, first_item, n_items, n_old_items, first_slot, n_slots, most_slots;
+    bool has_tiles_in_rows;                 /* list_half_items */
     int old_record_bytes, all_record_bytes; /* of a frame with old blocks, with recent ones */
     size_t record_bytes;                    /* of one KV head and lot */
 };

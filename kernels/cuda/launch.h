@@ -197,13 +197,14 @@ CUDA_BOTH static inline int cuda_record_bytes(int n_basis_steps, int units, int 
     return CUDA_WALK_COEFS + units * (n_basis_steps * 256 + chunks * 1024);
 }
 
-enum { CUDA_TICKETS = 4 };
+enum { CUDA_TICKETS = 4, CUDA_HALF_TILES = 8 };
 struct cuda_walk {
     struct cuda_attention args;
     const struct cuda_codec *codec; /* NULL: f16 */
     const struct cuda_item *items;  /* [n_items]; all slots of tiles first_tile .. first_tile + n_tiles - 1;
                                        coded: old  segments first, n_old_items of them */
     int n_items, n_old_items, first_tile, n_tiles, first_slot, most_slots;
+    int has_tiles_in_rows; /* of one span, of f16: items in the order of list_half_items (walk.c) */
     int n_parts, columns;
     int n_warps;                                     /* of a thread block at most */
     int n_basis_steps, n_basis_halves, place_blocks; /* of the codec; blocks in half a frame */

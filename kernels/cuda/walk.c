@@ -171,45 +171,65 @@ static void recent_item_fill(const struct cuda_batch *batch, const struct reach 
                                  (frame - reach->old_end / blocks) * batch->all_record_bytes);
 }
 
-/* The items of a batch's tiles: old, recent, near; next: where the next of each kind goes. */
-static void tile_items_fill(const struct cuda_state *cuda, const struct cuda_batch *batch,
-                            const struct reach *reach, int index, const struct cuda_tile *tile,
-                            uint64_t records, struct cuda_item *next[3])
+/* Of a tile the slot-th item. records: where the tile's begin. */
+static struct cuda_item item_make(const struct cuda_state *cuda, const struct cuda_batch *batch,
+                                  const struct reach *reach, int index, int slot, uint64_t records)
 {
-    struct cuda_item common = {.blocks = ((const struct cuda_span *)cuda->table.host)[tile->span].blocks,
-                               .records = records,
-                               .lot_bytes = (uint32_t)reach->lot_bytes,
-                               .kind = CUDA_ITEM_NEAR,
-                               .tile = index,
-                               .first_row = tile->first_row,
-                               .n_rows = tile->n_rows};
-    for (int slot = 0; slot < tile->n_slots; slot++) {
-        struct cuda_item item = common;
-        item.slot = tile->first_slot - batch->first_slot + slot;
-        if (!batch->codec) { /* of f16 a segment */
-            item.first = slot * CUDA_WALK_SEGMENT;
-            item.end =
-                item.first + CUDA_WALK_SEGMENT < reach->own ? item.first + CUDA_WALK_SEGMENT : reach->own;
-        } else if (slot < reach->n_old_slots) {
-            old_item_fill(batch, reach, slot, &item);
-        } else if (slot < tile->n_slots - 1) {
-            recent_item_fill(batch, reach, slot - reach->n_old_slots, &item);
-        }
-        *next[item.kind]++ = item;
+    const struct cuda_tile *tile = &((const struct cuda_tile *)cuda->tiles.host)[index];
+    struct cuda_item item = {.blocks = ((const struct cuda_span *)cuda->table.host)[tile->span].blocks,
+                             .records = records,
+                             .lot_bytes = (uint32_t)reach->lot_bytes,
+                             .kind = CUDA_ITEM_NEAR,
+                             .tile = index,
+                             .slot = tile->first_slot - batch->first_slot + slot,
+                             .first_row = tile->first_row,
+                             .n_rows = tile->n_rows};
+    if (!batch->codec) { /* of f16 a segment */
+        item.first = slot * CUDA_WALK_SEGMENT;
+        item.end = item.first + CUDA_WALK_SEGMENT < reach->own ? item.first + CUDA_WALK_SEGMENT : reach->own;
+    } else if (slot < reach->n_old_slots) {
+        old_item_fill(batch, reach, slot, &item);
+    } else if (slot < tile->n_slots - 1) {
+        recent_item_fill(batch, reach, slot - reach->n_old_slots, &item);
     }
+    return item;
 }
 
-static void items_fill(const struct cuda_state *cuda, const struct attention_args *args,
-                       const struct cuda_batch *batch, const struct cuda_tile *tiles, struct cuda_item *items)
+/* Old ones, recent ones, near ones. */
+static void list_coded_items(const struct cuda_state *cuda, const struct attention_args *args,
+                             const struct cuda_batch *batch, struct cuda_item *items)
 {
-    struct cuda_item *first = items + batch->first_item,
-                     *near = batch->codec ? first + batch->n_items - batch->n_tiles : first;
-    struct cuda_item *next[3] = {first, first + batch->n_old_items, near};
+    const struct cuda_tile *tiles = (const struct cuda_tile *)cuda->tiles.host;
+    struct cuda_item *next[3] = {items, items + batch->n_old_items, items + batch->n_items - batch->n_tiles};
     uint64_t records = 0, lots = (uint64_t)cuda->walk_lots;
     for (int t = batch->first_tile; t < batch->first_tile + batch->n_tiles; t++) {
         struct reach reach = reach_of(batch, &args->spans[tiles[t].span], tiles[t].position);
-        tile_items_fill(cuda, batch, &reach, t, &tiles[t], records, next);
+        for (int slot = 0; slot < tiles[t].n_slots; slot++) {
+            struct cuda_item item = item_make(cuda, batch, &reach, t, slot, records);
+            *next[item.kind]++ = item;
+        }
         records += reach.lot_bytes * lots;
+    }
+}
+
+/* Of up to CUDA_HALF_TILES neighbours of one span the first segments, the second ones and so on: they read
+   the same pages. */
+static void list_half_items(const struct cuda_state *cuda, const struct attention_args *args,
+                            struct cuda_batch *batch, struct cuda_item *items)
+{
+    const struct cuda_tile *tiles = (const struct cuda_tile *)cuda->tiles.host;
+    int end = batch->first_tile + batch->n_tiles, after;
+    for (int t = batch->first_tile; t < end; t = after) {
+        int most_slots = 0;
+        for (after = t; after < end && after < t + CUDA_HALF_TILES && tiles[after].span == tiles[t].span;
+             after++)
+            if (tiles[after].n_slots > most_slots) most_slots = tiles[after].n_slots;
+        if (after > t + 1) batch->has_tiles_in_rows = true;
+        for (int slot = 0; slot < most_slots; slot++)
+            for (int n = t; n < after; n++) {
+                struct reach reach = reach_of(batch, &args->spans[tiles[n].span], tiles[n].position);
+                if (slot < tiles[n].n_slots) *items++ = item_make(cuda, batch, &reach, n, slot, 0);
+            }
     }
 }
 
@@ -240,9 +260,14 @@ static bool tiles_make(struct cuda_state *cuda, const struct attention_args *arg
     if (!cuda_table_need(cuda, &cuda->tiles, bytes)) return false;
     struct cuda_tile *tiles = (struct cuda_tile *)cuda->tiles.host;
     if (!batches_make(cuda, args, &cut, tiles)) return false;
-    for (int i = 0; i < cuda->n_batches; i++)
-        items_fill(cuda, args, &cuda->batches[i], tiles,
-                   (struct cuda_item *)(cuda->tiles.host + cuda->items_at));
+    struct cuda_item *items = (struct cuda_item *)(cuda->tiles.host + cuda->items_at);
+    for (int i = 0; i < cuda->n_batches; i++) {
+        struct cuda_batch *batch = &cuda->batches[i];
+        if (batch->codec)
+            list_coded_items(cuda, args, batch, items + batch->first_item);
+        else
+            list_half_items(cuda, args, batch, items + batch->first_item);
+    }
     cuda->table.tiles_group = group;
     return cuda_send(cuda, cuda->tiles.device.memory, tiles, bytes, "tiles");
 }
@@ -294,6 +319,7 @@ void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *a
                      batch->first_item;
         walk.n_items = batch->n_items, walk.n_old_items = batch->n_old_items;
         walk.first_tile = batch->first_tile, walk.n_tiles = batch->n_tiles;
+        walk.has_tiles_in_rows = batch->has_tiles_in_rows;
         walk.first_slot = batch->first_slot, walk.most_slots = batch->most_slots;
         cuda_check(cuda, cuda_walk_run(&walk, cuda->stream), "attention");
     }

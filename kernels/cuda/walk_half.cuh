@@ -205,18 +205,34 @@ __device__ static inline void half_item(const cuda_walk &walk, const walk_item &
     }
 }
 
-enum { HALF_WARPS = 4 };
-
+/* Of format f16 all items. Where tokens stand side by side a thread block takes a segment of neighbouring
+   tiles, which list_half_items put side by side in the list: they read the same pages at nearly the same
+   time, so that most of it comes from the multiprocessor's own cache. Otherwise it takes a segment of
+   neighbouring lots. */
 template <int D>
-__global__ void __launch_bounds__(32 * HALF_WARPS, D <= 128 ? 4 : 2)
+__global__ void __launch_bounds__(32 * CUDA_HALF_TILES, D <= 128 ? 2 : 1)
     half_kernel(const __grid_constant__ cuda_walk walk)
 {
     CUDA_DYNAMIC_SHARED(half_memory);
-    int warp = threadIdx.x / 32, lots = walk.args.n_kv_heads * walk.n_parts;
-    int at = blockIdx.x * HALF_WARPS + warp;
-    if (at >= walk.n_items * lots) return;
-    walk_item item = item_find(walk, at / lots, at % lots);
+    int warp = threadIdx.x / 32, n_warps = blockDim.x / 32, lots = walk.args.n_kv_heads * walk.n_parts;
+    int n = blockIdx.x * n_warps + warp, index = n / lots, lot = n % lots;
+    if (walk.has_tiles_in_rows) lot = blockIdx.x % lots, index = blockIdx.x / lots * n_warps + warp;
+    if (index >= walk.n_items) return;
+    walk_item item = item_find(walk, index, lot);
     half_item<D, false>(walk, item, (float *)half_memory + warp * COLUMNS * (D + 4));
+}
+
+template <int D> static cudaError_t half_start(const cuda_walk &walk, cudaStream_t stream)
+{
+    int lots = walk.args.n_kv_heads * walk.n_parts, n_warps = walk.has_tiles_in_rows ? CUDA_HALF_TILES : 4;
+    int n_blocks = walk.has_tiles_in_rows ? (walk.n_items + n_warps - 1) / n_warps * lots
+                                          : (walk.n_items * lots + n_warps - 1) / n_warps;
+    size_t bytes = n_warps * COLUMNS * (D + 4) * sizeof(float);
+    cudaError_t error =
+        cudaFuncSetAttribute(half_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return error;
+    CUDA_LAUNCH(half_kernel<D>, n_blocks, 32 * n_warps, bytes, stream, walk);
+    return cudaGetLastError();
 }
 
 #endif

@@ -352,12 +352,7 @@ static cudaError_t walk_start(const cuda_walk &walk, cudaStream_t stream)
 /* Defined for one head_dim in each walk_N.cu, so that they compile side by side. */
 template <int D> cudaError_t walk_launch(const cuda_walk &walk, cudaStream_t stream)
 {
-    if (!walk.codec) {
-        int n = walk.n_items * walk.args.n_kv_heads * walk.n_parts;
-        size_t bytes = HALF_WARPS * COLUMNS * (D + 4) * sizeof(float);
-        CUDA_LAUNCH(half_kernel<D>, (n + HALF_WARPS - 1) / HALF_WARPS, 32 * HALF_WARPS, bytes, stream, walk);
-        return cudaGetLastError();
-    }
+    if (!walk.codec) return half_start<D>(walk, stream);
     if constexpr (D <= 128)
         return walk.columns < CUDA_COLUMNS ? walk_start<D, 1, 16>(walk, stream)
                                            : walk_start<D, 2, 12>(walk, stream);
