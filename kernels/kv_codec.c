@@ -183,7 +183,11 @@ static void weights_fill(const struct kv_codec_spec *spec, int n_groups, size_t 
     }
 }
 
-static _Atomic uint64_t last_serial;
+uint64_t kv_codec_serial(void)
+{
+    static _Atomic uint64_t last;
+    return atomic_fetch_add(&last, 1) + 1;
+}
 
 enum err kv_codec_create(const struct kv_codec_spec *spec, struct kv_codec **out, struct err_info *info)
 {
@@ -200,7 +204,7 @@ enum err kv_codec_create(const struct kv_codec_spec *spec, struct kv_codec **out
     float *floats = (float *)(offsets + n_offsets), *weight = floats + 4 * parts * cells;
     struct kv_code *codes = (struct kv_code *)(floats + n_floats);
     struct kv_codec *codec = &memory->codec;
-    *codec = (struct kv_codec){.serial = atomic_fetch_add(&last_serial, 1) + 1,
+    *codec = (struct kv_codec){.serial = kv_codec_serial(),
                                .shape = spec->shape,
                                .n_groups = n_groups,
                                .n_pages = (int)n_pages,

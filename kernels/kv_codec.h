@@ -87,6 +87,9 @@ struct kv_codec_spec {
 enum err kv_codec_create(const struct kv_codec_spec *spec, struct kv_codec **out, struct err_info *info);
 void kv_codec_free(struct kv_codec *codec);
 
+/* A number that no codec has had yet, for those made elsewhere (kernels/kv_rotate.h). */
+uint64_t kv_codec_serial(void);
+
 /* Where in a part's page things stand. */
 size_t kv_key_code_bytes(const uint8_t *bits, int n_groups);
 size_t kv_value_code_bytes(const uint8_t *bits, int n_groups);

@@ -268,7 +268,8 @@ enum err kv_rotate_codec_create(const struct kv_shape *shape, const struct kv_ta
         kv_rotate_free(rotate);
         return err_set(info, ERR_MEMORY, "cache format rotatekv: out of memory");
     }
-    memory->codec = (struct kv_codec){.shape = *shape,
+    memory->codec = (struct kv_codec){.serial = kv_codec_serial(),
+                                      .shape = *shape,
                                       .n_groups = shape->head_dim / KV_CODE_GROUP,
                                       .n_pages = (int)n_pages,
                                       .n_parts = 1,

@@ -78,10 +78,8 @@ static enum err formats_create(struct evaluation *evaluation, const struct kv_sh
                                struct err_info *info)
 {
     int n_frames = max_tokens / KV_FRAME_TOKENS + 1;
-    enum err err = kv_formats_create(shape, evaluation->options->kv_format, evaluation->calibration, n_frames,
-                                     model_inv_freq(evaluation->runtime.model), &evaluation->formats, info);
-    if (err == ERR_OK) err = runtime_formats_check(evaluation->runtime.backend, evaluation->formats, info);
-    return err;
+    return kv_formats_create(shape, evaluation->options->kv_format, evaluation->calibration, n_frames,
+                             model_inv_freq(evaluation->runtime.model), &evaluation->formats, info);
 }
 
 /* Room for the most that n sequences can hold, whichever caches they are of. */

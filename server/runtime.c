@@ -32,18 +32,6 @@ enum err runtime_load(struct runtime *runtime, int max_rows, int max_logits, str
     return model_load(runtime->gguf, runtime->backend, max_rows, max_logits, &runtime->model, info);
 }
 
-enum err runtime_formats_check(const struct backend *backend, const struct kv_formats *formats,
-                               struct err_info *info)
-{
-    for (int i = 0; i < kv_formats_count(formats) && !backend->is_host; i++) {
-        const struct kv_format *format = kv_formats_at(formats, i);
-        if (format->codec != NULL && format->codec->rotate != NULL)
-            return err_set_param(info, ERR_UNSUPPORTED, "kv-format",
-                                 "kv-format: %s is for the CPU alone; give --device cpu", format->name);
-    }
-    return ERR_OK;
-}
-
 void runtime_close(struct runtime *runtime)
 {
     model_free(runtime->model);

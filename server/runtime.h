@@ -32,9 +32,6 @@ struct runtime {
 enum err runtime_open(const struct runtime_options *options, struct runtime *out, struct err_info *info);
 /* The weights, and room for passes of max_rows tokens of which max_logits have logits. */
 enum err runtime_load(struct runtime *runtime, int max_rows, int max_logits, struct err_info *info);
-/* ERR_UNSUPPORTED for a format that the backend does not have: rotatekv is the CPU's alone. */
-enum err runtime_formats_check(const struct backend *backend, const struct kv_formats *formats,
-                               struct err_info *info);
 /* Of a zeroed runtime too. */
 void runtime_close(struct runtime *runtime);
 

@@ -274,7 +274,6 @@ static enum err make_formats(struct serve *serve, const struct calibration *cali
     enum err err = kv_formats_create(&shape, serve->options->kv_format, calibration,
                                      serve->ctx_size / KV_FRAME_TOKENS + 1, model_inv_freq(serve->model),
                                      &serve->formats, info);
-    if (err == ERR_OK) err = runtime_formats_check(serve->backend, serve->formats, info);
     if (err != ERR_OK) return err;
     atomic_store(&serve->metrics.formats, serve->formats);
     bool warn = calibration == NULL && !model_source_is_dummy(&serve->source);

@@ -1,4 +1,6 @@
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/rotated.h"
+#include "kernels/kv_rotate.h"
 
 #include <assert.h>
 #include <math.h>
@@ -267,6 +269,30 @@ static size_t pack_codec(struct packer *packer, const struct kv_codec *codec, co
     return at;
 }
 
+/* Of format rotatekv; the struct itself comes last too. */
+static size_t pack_rotate(struct packer *packer, const struct kv_codec *codec)
+{
+    const struct kv_rotate *rotate = codec->rotate;
+    const struct kv_tables *tables = codec->tables;
+    size_t pairs = (size_t)codec->shape.head_dim / 2,
+           offsets = pairs * (size_t)tables->frame_tokens * sizeof(float),
+           frames = pairs * (size_t)tables->n_frames * sizeof(float),
+           places = (size_t)codec->shape.n_layers * (size_t)rotate->n_channels;
+    struct cuda_rotate out = {.key_group = rotate->key_group,
+                              .key_hadamard = rotate->key_hadamard,
+                              .value_hadamard = rotate->value_hadamard,
+                              .frame_tokens = tables->frame_tokens,
+                              .layer_bytes = rotate->layer_bytes};
+    out.key_order = pack(packer, rotate->key_order, places * sizeof(int32_t));
+    out.rope_cos = pack(packer, tables->rope_cos, offsets);
+    out.rope_sin = pack(packer, tables->rope_sin, offsets);
+    out.frame_cos = pack(packer, tables->frame_cos, frames);
+    out.frame_sin = pack(packer, tables->frame_sin, frames);
+    size_t at = packer->at;
+    pack(packer, &out, sizeof out);
+    return at;
+}
+
 /* The most that any page takes of each. */
 static struct cuda_walk_room walk_room(const struct kv_codec *codec)
 {
@@ -280,6 +306,29 @@ static struct cuda_walk_room walk_room(const struct kv_codec *codec)
     return most;
 }
 
+static size_t pack_all(struct packer *packer, const struct kv_codec *codec, const float *hadamard)
+{
+    return codec->rotate ? pack_rotate(packer, codec) : pack_codec(packer, codec, hadamard);
+}
+
+/* What the host has to know of it; at: where its struct stands. */
+static struct cuda_resident resident_describe(const struct kv_codec *codec, void *memory, size_t bytes,
+                                              size_t at)
+{
+    struct cuda_resident out = {.serial = codec->serial, .memory = memory, .bytes = bytes};
+    void *where = (char *)memory + at;
+    if (codec->rotate) {
+        out.rotate = where;
+        return out;
+    }
+    out.codec = where;
+    out.room = walk_room(codec);
+    out.n_basis_halves = basis_halves_of(codec);
+    out.n_basis_steps = basis_steps_of(codec->tables);
+    out.place_blocks = place_blocks_of(codec->tables);
+    return out;
+}
+
 static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, struct cuda_resident *out)
 {
     int n = codec->shape.head_dim;
@@ -287,7 +336,7 @@ static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, 
     if (!hadamard) return cuda_check(cuda, cudaErrorMemoryAllocation, "cache format");
     kv_hadamard_fill(hadamard, n);
     struct packer packer = {0};
-    pack_codec(&packer, codec, hadamard);
+    pack_all(&packer, codec, hadamard);
     size_t bytes = packer.at;
     packer = (struct packer){.host = malloc(bytes)};
     void *memory = NULL;
@@ -295,17 +344,10 @@ static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, 
                            "cache format");
     if (good) {
         packer.device = memory;
-        size_t at = pack_codec(&packer, codec, hadamard);
+        size_t at = pack_all(&packer, codec, hadamard);
         good =
             cuda_check(cuda, cudaMemcpy(memory, packer.host, bytes, cudaMemcpyHostToDevice), "cache format");
-        *out = (struct cuda_resident){.serial = codec->serial,
-                                      .codec = (struct cuda_codec *)(packer.device + at),
-                                      .memory = memory,
-                                      .bytes = bytes,
-                                      .room = walk_room(codec),
-                                      .n_basis_halves = basis_halves_of(codec),
-                                      .n_basis_steps = basis_steps_of(codec->tables),
-                                      .place_blocks = place_blocks_of(codec->tables)};
+        *out = resident_describe(codec, memory, bytes, at);
     }
     free(packer.host);
     free(hadamard);
@@ -314,7 +356,6 @@ static bool codec_upload(struct cuda_state *cuda, const struct kv_codec *codec, 
 
 const struct cuda_resident *cuda_codec_resident(struct cuda_state *cuda, const struct kv_codec *codec)
 {
-    assert(!codec->rotate); /* the format rotatekv is the CPU's alone */
     for (int i = 0; i < CUDA_MAX_CODECS; i++)
         if (cuda->codecs[i].memory && cuda->codecs[i].serial == codec->serial) return &cuda->codecs[i];
     struct cuda_resident *resident = &cuda->codecs[cuda->n_codecs++ % CUDA_MAX_CODECS];

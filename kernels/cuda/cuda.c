@@ -133,6 +133,7 @@ static void kernels_choose(struct cuda_state *cuda)
     const char *plain = getenv("OCTAVO_CUDA_PLAIN");
     cuda->is_plain = plain && plain[0] == '1';
     cuda->walk_warps = number_of("OCTAVO_CUDA_WARPS", 1, 16, 16);
+    cuda->rotated.scratch_bytes = number_of("OCTAVO_CUDA_ROTATED_BYTES", 0, 256 << 20, 1 << 30);
 }
 
 enum err backend_cuda_create(int device, struct backend **out, struct err_info *info)

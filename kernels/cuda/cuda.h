@@ -24,6 +24,9 @@ struct cuda_buffer {
 struct cuda_table {
     const struct attention_span *announced; /* by step_begin; NULL: filled for one call */
     int n_announced;
+    const struct attention_span *filled; /* what spans the table has: those announced, or what they became
+                                            (rotated.c) */
+    int n_filled;
     int n_rows;
     int tiles_group; /* query heads per KV head that cuda_state.tiles was made for; 0: not made */
     struct cuda_buffer device;
@@ -33,10 +36,13 @@ struct cuda_table {
     const struct cuda_row *rows;
 };
 
+struct cuda_rotate; /* rotated.h */
+
 /* A codec's arrays on the card, known by its serial number. */
 struct cuda_resident {
     uint64_t serial;
-    struct cuda_codec *codec;
+    struct cuda_codec *codec;   /* NULL: of format rotatekv, and so is all but the next three */
+    struct cuda_rotate *rotate; /* NULL: of another one */
     void *memory;
     size_t bytes;               /* of memory */
     struct cuda_walk_room room; /* this and the rest: struct cuda_walk */
@@ -55,6 +61,31 @@ struct cuda_batch {
     bool has_tiles_in_rows;                 /* list_half_items */
     int old_record_bytes, all_record_bytes; /* of a frame with old blocks, with recent ones */
     size_t record_bytes;                    /* of one KV head and lot */
+    int load;                               /* of f16: which of rotated.c must stand in the scratch */
+};
+
+/* rotated.c: what stands in the scratch at a time, and the first row of the batch that reads it. */
+struct cuda_load {
+    const struct cuda_rotate *rotate;
+    int first_job, n_jobs, first_row;
+};
+
+/* Spans of format rotatekv as spans of f16. Arrays hold what is to stand beside them, of the table's spans.
+ */
+struct cuda_rotated {
+    struct attention_span *spans;
+    int *load_of; /* [n_spans] */
+    struct kv_block_ref *refs;
+    struct kv_block_ref *job_refs; /* [n_jobs] blocks to be brought into the scratch */
+    const struct kv_block_ref **jobs;
+    int32_t *job_index;
+    struct cuda_load *loads;
+    size_t spans_room, refs_room, jobs_room; /* entries; of loads as many as of spans */
+    int n_loads;                             /* 0: no span is of this format */
+    struct cuda_table table;                 /* the jobs' */
+    struct cuda_seal seal;                   /* of all jobs */
+    struct cuda_buffer scratch;
+    int scratch_bytes; /* which it may have, unless one sequence needs more */
 };
 
 struct cuda_state {
@@ -68,6 +99,7 @@ struct cuda_state {
     struct cuda_table tiles;  /* of the table's spans; only device and host are used */
     struct cuda_buffer partials, records, tickets;
     struct cuda_buffer unpacked; /* slices of packed weights in fp16 (weight.h) */
+    struct cuda_rotated rotated;
     struct cuda_resident codecs[CUDA_MAX_CODECS];
     int n_codecs; /* ever made resident; the oldest makes room */
     struct cuda_ranges *ranges;
@@ -97,6 +129,18 @@ bool cuda_buffer_need(struct cuda_state *cuda, struct cuda_buffer *buffer, size_
 
 /* Room for bytes on both sides of a table. */
 bool cuda_table_need(struct cuda_state *cuda, struct cuda_table *table, size_t bytes);
+
+/* kv.c: so many blocks and their indices to the card, into the table, for out. */
+bool cuda_blocks_send(struct cuda_state *cuda, struct cuda_table *table,
+                      const struct kv_block_ref *const *blocks, const int32_t *block_index, int n_blocks,
+                      struct cuda_seal *out);
+
+/* rotated.c. split: the spans that attention runs over and, with the same rows and pages, kv_store: those
+   given, when none is of format rotatekv; otherwise cuda->rotated.spans. load: before attention over spans
+   that need it, brings their blocks back to f16, of a layer. False after an error. */
+bool cuda_rotated_split(struct cuda_state *cuda, const struct attention_span **spans, int *n_spans);
+bool cuda_rotated_load(struct cuda_state *cuda, int layer, int load);
+void cuda_free_rotated(struct cuda_state *cuda);
 
 /* codec.c: a codec's arrays on the card; NULL after an error. */
 const struct cuda_resident *cuda_codec_resident(struct cuda_state *cuda, const struct kv_codec *codec);

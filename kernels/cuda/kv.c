@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/rotated.h"
 #include "kernels/cuda/rows.h"
 
 #include <assert.h>
@@ -79,6 +80,7 @@ static bool table_fill(struct cuda_state *cuda, const struct attention_span *spa
 {
     struct cuda_table *table = &cuda->table;
     size_t n_blocks = 0, n_sinks = 0, n_rows = 0;
+    if (!cuda_rotated_split(cuda, &spans, &n_spans)) return false;
     for (int i = 0; i < n_spans; i++) {
         int n = (spans[i].first_pos + spans[i].n_rows - 1) / KV_BLOCK_TOKENS + 1;
         size_t end = (size_t)(spans[i].first_row + spans[i].n_rows);
@@ -94,6 +96,7 @@ static bool table_fill(struct cuda_state *cuda, const struct attention_span *spa
     char *device = table->device.memory;
     table->spans = (const struct cuda_span *)device;
     table->rows = (const struct cuda_row *)(device + rows_at);
+    table->filled = spans, table->n_filled = n_spans;
     table->n_rows = (int)n_rows;
     table->tiles_group = 0;
     struct block_writer writer = {.blocks = (struct cuda_block *)(table->host + blocks_at),
@@ -183,52 +186,87 @@ static void angles(struct backend *backend, int n_spans, const struct attention_
                "angles");
 }
 
-/* The blocks and their indices to the card. */
-static bool seal_prepare(struct cuda_state *cuda, const struct kv_seal_args *args, struct cuda_seal *out)
+bool cuda_blocks_send(struct cuda_state *cuda, struct cuda_table *table,
+                      const struct kv_block_ref *const *blocks, const int32_t *block_index, int n_blocks,
+                      struct cuda_seal *out)
 {
-    struct cuda_table *table = &cuda->sealed;
-    size_t n = (size_t)args->n_blocks, n_sinks = 0;
-    if (n == 0 || cuda->failure[0]) return false;
-    for (size_t i = 0; i < n; i++) n_sinks += (size_t)__builtin_popcountll(args->blocks[i]->sink_mask);
+    size_t n = (size_t)n_blocks, n_sinks = 0;
+    for (size_t i = 0; i < n; i++) n_sinks += (size_t)__builtin_popcountll(blocks[i]->sink_mask);
     size_t sinks_at = n * sizeof(struct cuda_block), index_at = sinks_at + n_sinks * sizeof(char *);
     size_t bytes = index_at + n * sizeof(int32_t);
-    const struct cuda_resident *codec = cuda_codec_resident(cuda, args->codec);
-    if (!codec || !cuda_table_need(cuda, table, bytes)) return false;
+    if (!cuda_table_need(cuda, table, bytes)) return false;
     char *device = table->device.memory;
     struct block_writer writer = {.blocks = (struct cuda_block *)table->host,
                                   .sinks = (char **)(table->host + sinks_at),
                                   .host = table->host,
                                   .device = device};
-    for (size_t i = 0; i < n; i++) block_write(&writer, args->blocks[i]);
-    memcpy(table->host + index_at, args->block_index, n * sizeof(int32_t));
+    for (size_t i = 0; i < n; i++) block_write(&writer, blocks[i]);
+    memcpy(table->host + index_at, block_index, n * sizeof(int32_t));
+    out->n_blocks = n_blocks;
+    out->blocks = (const struct cuda_block *)device;
+    out->block_index = (const int32_t *)(device + index_at);
+    return cuda_send(cuda, device, table->host, bytes, "blocks to seal");
+}
+
+/* The codec, and the blocks to the card; NULL when there is nothing to do. */
+static const struct cuda_resident *seal_prepare(struct cuda_state *cuda, const struct kv_seal_args *args,
+                                                struct cuda_seal *out)
+{
+    if (args->n_blocks == 0 || cuda->failure[0]) return NULL;
+    const struct cuda_resident *codec = cuda_codec_resident(cuda, args->codec);
+    if (!codec) return NULL;
     *out = (struct cuda_seal){.codec = codec->codec,
                               .layer = args->layer,
-                              .n_blocks = args->n_blocks,
                               .n_kv_heads = args->codec->shape.n_kv_heads,
-                              .head_dim = args->codec->shape.head_dim,
-                              .blocks = (const struct cuda_block *)device,
-                              .block_index = (const int32_t *)(device + index_at)};
-    return cuda_send(cuda, device, table->host, bytes, "blocks to seal");
+                              .head_dim = args->codec->shape.head_dim};
+    bool sent = cuda_blocks_send(cuda, &cuda->sealed, args->blocks, args->block_index, args->n_blocks, out);
+    return sent ? codec : NULL;
 }
 
 static void kv_seal(struct backend *backend, const struct kv_seal_args *args)
 {
     struct cuda_state *cuda = cuda_state(backend);
     struct cuda_seal seal;
-    if (seal_prepare(cuda, args, &seal)) cuda_check(cuda, cuda_seal_run(&seal, cuda->stream), "kv_seal");
+    const struct cuda_resident *codec = seal_prepare(cuda, args, &seal);
+    if (codec)
+        cuda_check(cuda,
+                   codec->rotate ? cuda_rotated_seal_run(codec->rotate, &seal, cuda->stream)
+                                 : cuda_seal_run(&seal, cuda->stream),
+                   "kv_seal");
 }
 
 static void kv_unseal(struct backend *backend, const struct kv_seal_args *args, int n_parts)
 {
     struct cuda_state *cuda = cuda_state(backend);
     struct cuda_seal seal;
-    if (seal_prepare(cuda, args, &seal))
-        cuda_check(cuda, cuda_unseal_run(&seal, n_parts, cuda->stream), "kv_unseal");
+    const struct cuda_resident *codec = seal_prepare(cuda, args, &seal);
+    if (codec)
+        cuda_check(cuda,
+                   codec->rotate ? cuda_rotated_unseal_run(codec->rotate, &seal, cuda->stream)
+                                 : cuda_unseal_run(&seal, n_parts, cuda->stream),
+                   "kv_unseal");
 }
 
 static bool is_fast(const struct cuda_state *cuda, int head_dim)
 {
     return !cuda->is_plain && (head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256);
+}
+
+/* By the readable kernel, the rows of one load of rotated.c after those of another. */
+static void plain_attention(struct cuda_state *cuda, const struct cuda_attention *attention)
+{
+    const struct cuda_rotated *rotated = &cuda->rotated;
+    size_t width = (size_t)attention->n_heads * (size_t)attention->head_dim;
+    for (int i = 0; i == 0 || i < rotated->n_loads; i++) {
+        int first = i ? rotated->loads[i].first_row : 0,
+            end = i + 1 < rotated->n_loads ? rotated->loads[i + 1].first_row : attention->n_rows;
+        struct cuda_attention part = *attention;
+        part.n_rows = end - first;
+        part.rows += first;
+        part.q += (size_t)first * width, part.out += (size_t)first * width;
+        if (!cuda_rotated_load(cuda, attention->layer, i)) return;
+        cuda_check(cuda, cuda_attention_plain_run(&part, cuda->stream), "attention");
+    }
 }
 
 static void kv_attention(struct backend *backend, const struct attention_args *args)
@@ -245,10 +283,12 @@ static void kv_attention(struct backend *backend, const struct attention_args *a
                                        .rows = cuda->table.rows,
                                        .q = args->q,
                                        .out = args->out};
+    struct attention_args filled = *args;
+    filled.spans = cuda->table.filled, filled.n_spans = cuda->table.n_filled;
     if (is_fast(cuda, args->shape->head_dim))
-        cuda_walk_attention(cuda, args, &attention);
+        cuda_walk_attention(cuda, &filled, &attention);
     else
-        cuda_check(cuda, cuda_attention_plain_run(&attention, cuda->stream), "attention");
+        plain_attention(cuda, &attention);
 }
 
 void cuda_fill_kv(struct backend *backend)
@@ -278,6 +318,7 @@ void cuda_free_kv(struct cuda_state *cuda)
     table_free(&cuda->table);
     table_free(&cuda->sealed);
     table_free(&cuda->tiles);
+    cuda_free_rotated(cuda);
     cudaFree(cuda->frequencies.memory);
     cuda->frequencies = (struct cuda_buffer){0};
     cudaFree(cuda->partials.memory);

@@ -1,3 +1,4 @@
+#include "kernels/cuda/half.cuh"
 #include "kernels/cuda/page.cuh"
 
 /*
@@ -13,13 +14,6 @@ enum { THREADS = 1024, TOKENS = CUDA_TOKENS, HALF = TOKENS / 2, TILES = HALF / C
 enum {
     STRIDE = HALF + 1
 }; /* floats from channel to channel, so that neither way through meets a bank twice */
-
-__device__ static __half half_saturated(float x)
-{
-    x = x > -65504.0f ? x : -65504.0f;
-    x = x < 65504.0f ? x : 65504.0f;
-    return __float2half_rn(x);
-}
 
 /* ---- store ---- */
 

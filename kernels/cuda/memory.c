@@ -91,7 +91,8 @@ static void cuda_memory(struct backend *backend, struct backend_memory *out)
                                    .scratch = cuda->tokens.bytes + cuda->table.device.bytes +
                                               cuda->sealed.device.bytes + cuda->tiles.device.bytes +
                                               cuda->partials.bytes + cuda->records.bytes +
-                                              cuda->unpacked.bytes + cuda_choose_bytes(cuda)};
+                                              cuda->unpacked.bytes + cuda->rotated.table.device.bytes +
+                                              cuda->rotated.scratch.bytes + cuda_choose_bytes(cuda)};
     for (int i = 0; i < CUDA_MAX_CODECS; i++) out->scratch += cuda->codecs[i].bytes;
     if (cuda->ranges) out->ranges = cuda->ranges->n_mapped * cuda->ranges->granule;
     if (!cuda->failure[0] && cudaMemGetInfo(&out->free, &out->total) != cudaSuccess)

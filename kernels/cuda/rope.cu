@@ -1,3 +1,4 @@
+#include "kernels/cuda/half.cuh"
 #include "kernels/cuda/page.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/rows.h"
@@ -26,13 +27,6 @@ __device__ static inline float2 pair_turn(float *x, int half, int i, float c, fl
     float2 turned = make_float2(fmaf(a, c, -(b * s)), fmaf(b, c, a * s));
     x[i] = turned.x, x[i + half] = turned.y;
     return turned;
-}
-
-__device__ static inline __half half_saturated(float x)
-{
-    x = x > -65504.0f ? x : -65504.0f;
-    x = x < 65504.0f ? x : 65504.0f;
-    return __float2half_rn(x);
 }
 
 /* A pair of channels for each thread; heads of queries first, then of keys. */

@@ -41,6 +41,7 @@ static struct cuda_batch *batch_begin(struct cuda_state *cuda, const struct cuda
         batch->first_tile = last->first_tile + last->n_tiles;
         batch->first_item = last->first_item + last->n_items;
         batch->first_slot = last->first_slot + last->n_slots;
+        batch->load = last->load;
     }
     return batch;
 }
@@ -86,12 +87,23 @@ struct cut {
     size_t most_record_bytes;
 };
 
+/* A batch of f16 reads one load of rotated.c. */
+static struct cuda_batch *batch_of_load(struct cuda_state *cuda, int index, const struct cut *cut)
+{
+    struct cuda_batch *batch = &cuda->batches[cuda->n_batches - 1];
+    int load = cuda->rotated.n_loads && !batch->codec ? cuda->rotated.load_of[index] : 0;
+    if (load != batch->load && batch->n_slots > 0) batch = batch_begin(cuda, batch->codec, cut->columns);
+    if (batch) batch->load = load;
+    return batch;
+}
+
 /* The span's tiles to the last batch, which is of its codec, and further ones when that is full. tiles NULL:
    counted only. */
 static bool span_cut(struct cuda_state *cuda, const struct attention_span *span, int index,
                      const struct cut *cut, struct cuda_tile *tiles)
 {
-    struct cuda_batch *batch = &cuda->batches[cuda->n_batches - 1];
+    struct cuda_batch *batch = batch_of_load(cuda, index, cut);
+    if (!batch) return false;
     for (int r = 0, step; r < span->n_rows; r += step) {
         step = tile_rows(span, r, cut->at_once);
         struct reach reach = reach_of(batch, span, span->first_pos + r);
@@ -306,9 +318,14 @@ void cuda_walk_attention(struct cuda_state *cuda, const struct attention_args *a
                              .records = cuda->records.memory,
                              .tickets = cuda->tickets.memory};
     walk.args.tiles = cuda->tiles.device.memory;
+    int loaded = -1;
     for (int i = 0; i < cuda->n_batches; i++) {
         const struct cuda_batch *batch = &cuda->batches[i];
         if (batch->n_items == 0) continue;
+        if (!batch->codec && batch->load != loaded) {
+            loaded = batch->load;
+            if (!cuda_rotated_load(cuda, args->layer, loaded)) return;
+        }
         walk.codec = batch->codec ? batch->codec->codec : NULL;
         walk.room = batch->codec ? batch->codec->room : (struct cuda_walk_room){0};
         walk.n_basis_steps = batch->codec ? batch->codec->n_basis_steps : 0;

@@ -6,10 +6,12 @@
  *   products               within fp16 noise of the CPU at 16 bits; a token's bits do not depend on the batch
  *   kv_store, kv_seal      codes, scales and sinks equal to the CPU's, bit for bit; kv_unseal likewise
  *   attention              the plain kernel within 1e-5 of the formulas, the fast one within 2e-3; a row's
- * bits do not depend on the batch or the chunk
+ * bits do not depend on the batch or the chunk; of rotatekv over what the CPU makes of the pages, and within
+ * as much of the CPU's attention
  *
  * On the emulated card (tests/cuda/emulator) the same, over fewer tokens.
  */
+#include "kernels/kv_rotate.h"
 #include "tests/cuda/card.h"
 #include "tests/unit/support/attention_reference.h"
 #include "tests/unit/support/kv_fixture.h"
@@ -169,7 +171,24 @@ static float *attend(const struct mirror *mirror, int layer, int first, int n)
     return got;
 }
 
-static void check_attention(const struct kv_fixture *ours, const struct mirror *mirror, const char *name)
+/* The blocks that row r of a span of format rotatekv reads, as blocks of f16: those before its own from
+   `back`, where they were unsealed. */
+static struct attention_span span_back(const struct kv_fixture *ours, const struct kv_fixture *back,
+                                       const struct attention_span *span, int r, struct kv_block_ref *refs)
+{
+    struct attention_span out = *span;
+    int own = (span->first_pos + r) / KV_BLOCK_TOKENS;
+    for (int b = 0; b <= own; b++) {
+        refs[b] = (b < own ? back : ours)->blocks[b];
+        refs[b].sink_mask = 0;
+    }
+    out.codec = NULL, out.blocks = refs;
+    return out;
+}
+
+/* back: NULL, or of format rotatekv the blocks unsealed. */
+static void check_attention(const struct kv_fixture *ours, const struct kv_fixture *back,
+                            const struct mirror *mirror, const char *name)
 {
     int n = ours->shape.head_dim, heads = ours->shape.n_heads, layer = ours->shape.n_layers - 1;
     size_t width = (size_t)heads * (size_t)n;
@@ -180,11 +199,13 @@ static void check_attention(const struct kv_fixture *ours, const struct mirror *
     struct attention_args args = {
         .shape = &ours->shape, .layer = layer, .scale = (float)(1 / sqrt(n)), .n_spans = 1, .spans = &span};
     args.q = kv_fixture_q(ours, layer, first);
+    struct kv_block_ref *refs = card_need(malloc((size_t)ours->n_blocks * sizeof *refs));
     double sum = 0, errors = 0, worst = 0;
     for (int r = 0; r < rows; r += 37) {
+        struct attention_span read = back ? span_back(ours, back, &span, r, refs) : span;
         for (int h = 0; h < heads; h++) {
             double expected[KV_MAX_HEAD_DIM], row_sum = 0, row_errors = 0;
-            attention_reference(&args, &span, r, h, ATTENTION_EXACT, expected);
+            attention_reference(&args, &read, r, h, ATTENTION_EXACT, expected);
             for (int i = 0; i < n; i++) {
                 double e = (double)whole[(size_t)r * width + (size_t)(h * n + i)] - expected[i];
                 row_errors += e * e, row_sum += expected[i] * expected[i];
@@ -196,6 +217,7 @@ static void check_attention(const struct kv_fixture *ours, const struct mirror *
     }
     printf("  %s attention %s: error %.2e of all rows, %.2e of the worst\n", is_plain ? "plain" : "fast",
            name, sqrt(errors / sum), worst);
+    free(refs);
     double limit = is_plain ? 1e-5 : 2e-3;
     card_check(sqrt(errors / sum) < limit && worst < 2 * limit, "attention", name, worst);
     for (int r = 0; r < rows; r += CARD_IS_EMULATED ? 23 : 11) {
@@ -227,7 +249,7 @@ static void check_cache(int heads, int kv_heads, int head_dim, int n_tokens,
     kv_fixture_fill(&ours, cpu, 100);
     kv_fixture_fill(&mirror.fixture, cuda, 70);
     check_pages(&ours, &mirror, "seal", name);
-    check_attention(&ours, &mirror, name);
+    check_attention(&ours, NULL, &mirror, name);
     for (int p = 1; codec && p <= codec->n_parts; p++) {
         kv_fixture_unseal(&ours, cpu, p);
         kv_fixture_unseal(&mirror.fixture, cuda, p);
@@ -237,6 +259,114 @@ static void check_cache(int heads, int kv_heads, int head_dim, int n_tokens,
     kv_fixture_free(&ours), kv_fixture_free(&theirs);
     kv_codec_free(codec);
     has_tables ? kv_fixture_tables_free(tables) : kv_tables_free(tables);
+}
+
+/* ---- rotatekv ---- */
+
+static struct kv_codec *rotated_codec(const struct kv_shape *shape, const struct kv_tables *tables)
+{
+    float *mean = card_gauss((size_t)(shape->n_layers * shape->n_kv_heads * shape->head_dim), 5);
+    struct kv_codec *codec;
+    struct err_info info;
+    if (kv_rotate_codec_create(shape, tables, mean, &codec, &info)) {
+        printf("%s\n", info.message);
+        exit(1);
+    }
+    free(mean);
+    return codec;
+}
+
+static void check_rotated(int heads, int kv_heads, int head_dim, int n_tokens, const char *name)
+{
+    struct kv_shape shape = {2, heads, kv_heads, head_dim};
+    if (CARD_IS_EMULATED) n_tokens = n_tokens * 4 / 9;
+    struct kv_tables *tables = kv_fixture_identity(&shape, 64);
+    struct kv_codec *codec = rotated_codec(&shape, tables);
+    struct kv_fixture ours, theirs, back;
+    kv_fixture_init(&ours, &shape, codec, 0, n_tokens, 4, 1, 11);
+    kv_fixture_init(&theirs, &shape, codec, 0, n_tokens, 4, 1, 11);
+    kv_fixture_init(&back, &shape, codec, 0, n_tokens, 4, 1, 11);
+    struct mirror mirror = mirror_create(&theirs);
+    kv_fixture_fill(&ours, cpu, 100), kv_fixture_fill(&back, cpu, 100);
+    kv_fixture_fill(&mirror.fixture, cuda, 70);
+    check_pages(&ours, &mirror, "seal", name);
+    kv_fixture_unseal(&back, cpu, 1);
+    check_attention(&ours, &back, &mirror, name);
+    int rows = n_tokens < 80 ? n_tokens : 80, first = n_tokens - rows;
+    size_t n = (size_t)rows * (size_t)heads * (size_t)head_dim;
+    float *host = card_need(malloc(n * sizeof *host)), *card = attend(&mirror, 1, first, rows);
+    kv_fixture_attend(&ours, cpu, 1, first, rows, host);
+    double error = card_error(card, host, n);
+    card_check(error < (is_plain ? 1e-4 : 1e-2), "attention against the CPU", name, error);
+    kv_fixture_unseal(&mirror.fixture, cuda, 1);
+    check_pages(&back, &mirror, "unseal", name);
+    mirror_free(&mirror);
+    free(host), free(card);
+    kv_fixture_free(&ours), kv_fixture_free(&theirs), kv_fixture_free(&back);
+    kv_codec_free(codec);
+    kv_tables_free(tables);
+}
+
+/* Sequences of several formats and lengths in one call: each row's bits are those that it has alone. */
+static void check_ragged(int heads, int kv_heads, int head_dim, const char *name)
+{
+    enum { N = 6 };
+    static const int tokens[N] = {200, 150, 330, 140, 40, 256}, rows[N] = {1, 3, 70, 1, 2, 1};
+    struct kv_shape shape = {1, heads, kv_heads, head_dim};
+    struct kv_tables *tables = kv_fixture_identity(&shape, 64);
+    struct kv_codec *rotated = rotated_codec(&shape, tables),
+                    *o2 = kv_fixture_codec(&shape, tables, &kv_fixture_o2);
+    const struct kv_codec *codecs[N] = {rotated, NULL, rotated, o2, rotated, rotated};
+    struct kv_fixture fixtures[N];
+    struct mirror mirrors[N];
+    struct attention_span spans[N];
+    size_t width = (size_t)heads * (size_t)head_dim, most = 100 * width * sizeof(float);
+    char *q = card_need(cuda->alloc(cuda, most)), *out = card_need(cuda->alloc(cuda, most));
+    int n_rows = 0;
+    for (int i = 0; i < N; i++) {
+        kv_fixture_init(&fixtures[i], &shape, codecs[i], 1, tokens[i], 4, 1, 20 + (uint64_t)i);
+        mirrors[i] = mirror_create(&fixtures[i]);
+        kv_fixture_fill(&mirrors[i].fixture, cuda, 70);
+        spans[i] = kv_fixture_span(&mirrors[i].fixture, tokens[i] - rows[i], rows[i], n_rows);
+        cuda->copy(cuda, q + (size_t)n_rows * width * sizeof(float),
+                   kv_fixture_q(&mirrors[i].fixture, 0, tokens[i] - rows[i]),
+                   (size_t)rows[i] * width * sizeof(float));
+        n_rows += rows[i];
+    }
+    struct attention_args args = {.shape = &shape,
+                                  .scale = 1 / sqrtf((float)head_dim),
+                                  .n_spans = N,
+                                  .spans = spans,
+                                  .q = (float *)q,
+                                  .out = (float *)out};
+    cuda->attention(cuda, &args);
+    float *together = card_get(out, (size_t)n_rows * width * sizeof *together);
+    for (int i = 0; i < N; i++) {
+        float *alone = attend(&mirrors[i], 0, tokens[i] - rows[i], rows[i]);
+        card_check(!memcmp(alone, together + (size_t)spans[i].first_row * width,
+                           (size_t)rows[i] * width * sizeof *alone),
+                   "attention depends on the batch", name, i);
+        free(alone);
+        mirror_free(&mirrors[i]);
+        kv_fixture_free(&fixtures[i]);
+    }
+    free(together);
+    cuda->free(cuda, q), cuda->free(cuda, out);
+    kv_codec_free(rotated), kv_codec_free(o2);
+    kv_tables_free(tables);
+}
+
+static void check_rotated_all(void)
+{
+    check_rotated(9, 3, 64, 900, "rotatekv D=64 G=3");
+    check_rotated(12, 2, 128, 700, "rotatekv D=128 G=6");
+    check_rotated(4, 4, 128, 500, "rotatekv D=128 G=1");
+    check_rotated(16, 1, 128, 500, "rotatekv D=128 G=16");
+    check_rotated(4, 2, 96, 500, "rotatekv D=96 G=2");
+    check_rotated(8, 1, 256, 500, "rotatekv D=256 G=8");
+    check_rotated(2, 2, 80, 400, "rotatekv D=80 G=1");    /* by the plain kernel, which any head_dim has */
+    check_rotated(32, 32, 64, 150, "rotatekv, 32 heads"); /* fewer tokens to a thread block */
+    check_ragged(4, 2, 64, "rotatekv and others");
 }
 
 /* A kernel over the formats. */
@@ -252,6 +382,7 @@ static void check_caches(void)
     check_cache(16, 1, 128, 500, &kv_fixture_mixed, 2, 2, "mixed D=128 G=16");
     check_cache(4, 2, 96, 500, &kv_fixture_mixed, 2, 2, "mixed D=96 G=2");
     check_cache(8, 1, 256, 500, &kv_fixture_o2, 2, 2, "o2 D=256 G=8");
+    check_rotated_all();
     card_check_failure();
 }
 
@@ -264,6 +395,10 @@ int main(void)
     check_matmul(576, 576), check_matmul(1000, 1536), check_matmul(192, 96);
     if (!CARD_IS_EMULATED) check_matmul(1024, 4096), check_matmul(4096, 4096); /* sums of 8 segments, of 2 */
     check_caches();
+    cuda->destroy(cuda);
+    setenv("OCTAVO_CUDA_ROTATED_BYTES", "0", 1); /* each sequence's blocks alone in the scratch */
+    card_open();
+    check_ragged(4, 2, 64, "rotatekv and others, one by one");
     cuda->destroy(cuda);
     is_plain = 1;
     setenv("OCTAVO_CUDA_PLAIN", "1", 1);
