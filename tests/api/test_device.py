@@ -16,6 +16,7 @@ PROMPT = [(i * 37) % 240 + 5 for i in range(150)]
 CTX_SIZE = 512 if EMULATED else 8192  # what runs longer than a test takes
 LONG = CTX_SIZE - len(PROMPT) - 10
 OPTIONS = ("--ctx-size", CTX_SIZE, "--kv-recent", 1, "--kv-cache-bytes", (64 if EMULATED else 1024) << 20)
+FORMATS = ("--kv-format", "f16,o2,rotatekv", "--no-calibration")
 
 
 def device(server):
@@ -26,23 +27,24 @@ def test_logprobs_of_the_cpu(start):
     """A random model has no opinions, so it is logprobs that are compared, not words."""
     scores = {}
     for name in ("cpu", "cuda"):
-        server = start(*OPTIONS, "--device", name, "--activation-bits", 16)
+        server = start(*OPTIONS, *FORMATS, "--device", name, "--activation-bits", 16)
         assert ("cuda:" in device(server)) == (name == "cuda")
-        for kv_format in ("f16", "o2"):
+        for kv_format in ("f16", "o2", "rotatekv"):
             reply = server.complete(PROMPT, echo=True, logprobs=1, max_tokens=0, kv_format=kv_format)
             scores[name, kv_format] = reply["choices"][0]["logprobs"]["token_logprobs"][1:]
         server.stop()
-    for kv_format, limit in (("f16", 0.01), ("o2", 0.1)):  # noise of fp16; with o2 it turns some codes
+    for kv_format, limit in (("f16", 0.01), ("o2", 0.1), ("rotatekv", 0.1)):  # noise of fp16, which turns some codes
         errors = [abs(a - b) for a, b in zip(scores["cpu", kv_format], scores["cuda", kv_format])]
         assert sum(errors) / len(errors) < limit
 
 
-def test_batches_chunks_and_hits_change_nothing(start):
-    server = start(*OPTIONS, "--device", "cuda", "--max-batch-tokens", 48, "--parallel", 4)
+@pytest.mark.parametrize("kv_format", ["o2", "rotatekv"])
+def test_batches_chunks_and_hits_change_nothing(start, kv_format):
+    server = start(*OPTIONS, *FORMATS, "--device", "cuda", "--max-batch-tokens", 48, "--parallel", 4)
     body = {"max_tokens": 20, "temperature": 0, "ignore_eos": True, "logprobs": 1}
 
     def tokens(prompt):
-        return server.complete(prompt, kv_format="o2", **body)["choices"][0]["logprobs"]
+        return server.complete(prompt, kv_format=kv_format, **body)["choices"][0]["logprobs"]
 
     prompts = [PROMPT[:n] for n in (140, 70, 9)]
     alone = [tokens(p) for p in prompts]

@@ -28,7 +28,7 @@ run() { # OUT MODEL FORMAT CHUNK LEVEL [BITS [WEIGHTS]]
     "$build/logits" "$work/$2" "$3" "$4" 1 "${@:5}" <"$work/ids" >"$work/$1"
 }
 for model in llama qwen2; do
-    for case in "f16 2e-5" "o2 1e-2"; do
+    for case in "f16 2e-5" "o2 1e-2" "rotatekv 1e-2"; do
         read -r format limit <<<"$case"
         run cpu $model "$format" 64 auto 16
         run card $model "$format" 64 cuda

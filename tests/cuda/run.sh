@@ -41,7 +41,7 @@ fi
 if [ -n "${MODEL:-}" ] && [ -n "${IDS:-}" ]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    for format in f16 o2; do
+    for format in f16 o2 rotatekv; do
         build/cuda/logits "$MODEL" $format 256 8 auto 16 <"$IDS" >"$work/cpu"
         build/cuda/logits "$MODEL" $format 256 8 cuda <"$IDS" >"$work/cuda"
         build/cuda/logits "$MODEL" $format 37 8 cuda <"$IDS" >"$work/chunked"
