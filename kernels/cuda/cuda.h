@@ -70,13 +70,12 @@ struct cuda_load {
     int first_job, n_jobs, first_row;
 };
 
-/* Spans of format rotatekv as spans of f16. Arrays hold what is to stand beside them, of the table's spans.
- */
+/* The table's spans, those of format rotatekv as spans of f16. */
 struct cuda_rotated {
     struct attention_span *spans;
-    int *load_of; /* [n_spans] */
-    struct kv_block_ref *refs;
-    struct kv_block_ref *job_refs; /* [n_jobs] blocks to be brought into the scratch */
+    int *load_of;                  /* of each of them */
+    struct kv_block_ref *refs;     /* their blocks */
+    struct kv_block_ref *job_refs; /* blocks to be brought into the scratch */
     const struct kv_block_ref **jobs;
     int32_t *job_index;
     struct cuda_load *loads;
