@@ -141,6 +141,16 @@ static const struct option rows[] = {
      .unit = 1 << 30,
      .metavar = "GIB",
      .help = "the same in GiB (1.5)"},
+    {.name = "gpu-memory-utilization",
+     .group = "KV cache",
+     .kind = OPTION_REAL,
+     .offset = FIELD(gpu_memory_utilization),
+     .default_value = "0",
+     .max = 1,
+     .metavar = "SHARE",
+     .help =
+         "the share of a card's memory that weights, activations and KV cache have together, which says how "
+         "large the cache is; 0, or on a CPU: --kv-cache-bytes says"},
     {.name = "kv-format",
      .group = "KV cache",
      .kind = OPTION_TEXT,

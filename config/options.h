@@ -23,8 +23,10 @@ struct options {
         *served_model_name; /* name in /v1/models and replies; default: general.name, else the file's name */
     const char *host;
     int port;
-    int ctx_size;           /* longest sequence in tokens; 0: the model's own limit */
-    int parallel;           /* most sequences running at once */
+    int ctx_size;                  /* longest sequence in tokens; 0: the model's own limit */
+    int parallel;                  /* most sequences running at once */
+    double gpu_memory_utilization; /* of a card, for weights, activations and the pool, whose size
+                                      kv_cache_bytes 0 leaves open; 0: not said */
     int64_t kv_cache_bytes; /* size of the KV pool; --kv-cache-gib sets it too; 0: a quarter of free memory */
     const char *kv_format;  /* names with commas between, see cache/format.h; the first is the default */
     int kv_recent;          /* newest sealed blocks that keep all parts of their format */

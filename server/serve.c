@@ -400,11 +400,32 @@ static enum err check_kv_bytes(const struct serve *serve, size_t bytes, struct e
                              : "");
 }
 
+/* What a share of the card leaves beside weights and activations. */
+static enum err share_kv_bytes(const struct serve *serve, double share, size_t *out, struct err_info *info)
+{
+    struct backend_memory memory;
+    serve->backend->memory(serve->backend, &memory);
+    size_t own = model_weight_bytes(serve->model) + model_scratch_bytes(serve->model) + memory.activations +
+                 memory.scratch,
+           all = (size_t)(share * (double)memory.total);
+    if (all > own && all - own <= memory.free) {
+        *out = all - own;
+        return ERR_OK;
+    }
+    return err_set_param(
+        info, ERR_USAGE, "gpu-memory-utilization",
+        "--gpu-memory-utilization %g is %zu bytes of %s, of which weights and activations have "
+        "%zu, and %zu are free: %s it",
+        share, all, serve->backend->name, own, memory.free, all > own ? "lower" : "raise");
+}
+
 static enum err choose_kv_bytes(const struct serve *serve, size_t *out, struct err_info *info)
 {
     struct backend *backend = serve->backend;
+    double share = serve->options->gpu_memory_utilization;
     *out = (size_t)serve->options->kv_cache_bytes;
     if (*out > 0) return backend->is_host ? ERR_OK : check_kv_bytes(serve, *out, info);
+    if (share > 0 && !backend->is_host) return share_kv_bytes(serve, share, out, info);
     *out = backend->is_host ? serve_machine_free_bytes() / 4 : backend->free_bytes(backend) / 4 * 3;
     if (*out > 0) return ERR_OK;
     return err_set_param(info, ERR_USAGE, "kv-cache-bytes",

@@ -145,8 +145,8 @@ template <int D> __device__ static inline float queries_mix(const framer<D> &f, 
 /* What four floats of FRAME_MAGIC and an integer have of integers. */
 __device__ static inline int integers_sum(const float *x)
 {
-    return __float_as_int(x[0]) + __float_as_int(x[1]) + __float_as_int(x[2]) + __float_as_int(x[3]) -
-           4 * __float_as_int(FRAME_MAGIC);
+    return (int)(__float_as_uint(x[0]) + __float_as_uint(x[1]) + __float_as_uint(x[2]) +
+                 __float_as_uint(x[3]) - 4 * __float_as_uint(FRAME_MAGIC));
 }
 
 /*

@@ -214,6 +214,7 @@ def test_stop_during_restart(breakable):
     (512 << 10, ("--device-weights", "f16"), "--device-weights file"),
     (2 << 20, ("--max-batch-tokens", 4096), "--max-batch-tokens"),
     (64 << 20, ("--kv-cache-bytes", 1 << 30), "--kv-cache-bytes"),
+    (64 << 20, ("--gpu-memory-utilization", .01), "raise it"),
 ])
 def test_card_too_small(start, memory, options, named):
     """The message says what there is, what is needed, and what to lower."""
@@ -222,6 +223,17 @@ def test_card_too_small(start, memory, options, named):
     assert server.process.wait(PATIENCE_S) in (1, 2)
     last = server.log().splitlines()[-1]
     assert named in last and "bytes" in last, server.log()
+
+
+@emulated
+def test_share_of_the_card(start):
+    """As vLLM's option says: weights, activations and cache are the share."""
+    server = start("--ctx-size", 512, "--gpu-memory-utilization", .5, environment={"OCTAVO_EMULATED_MEMORY": str(64 << 20)})
+    metrics = server.metrics()
+    used = sum(metrics[f'octavo_device_memory_bytes{{kind="{kind}"}}'] for kind in ("weights", "activations"))
+    pool = sum(v for k, v in metrics.items() if k.startswith("octavo_kv_pool_bytes{"))
+    assert 0.9 * (32 << 20) < used + pool <= 32 << 20
+    server.stop()
 
 
 @emulated
