@@ -24,7 +24,7 @@ struct options {
     const char *host;
     int port;
     int ctx_size;                  /* longest sequence in tokens; 0: the model's own limit */
-    int parallel;                  /* most sequences running at once */
+    int parallel;                  /* most sequences running at once; 0: as the device likes it */
     double gpu_memory_utilization; /* of a card, for weights, activations and the pool, whose size
                                       kv_cache_bytes 0 leaves open; 0: not said */
     int64_t kv_cache_bytes; /* size of the KV pool; --kv-cache-gib sets it too; 0: a quarter of free memory */
