@@ -225,32 +225,26 @@ __global__ void __launch_bounds__(THREADS)
 typedef void kernel(const cuda_rotate *rotate, cuda_seal seal, int n_tokens);
 
 /* As many tokens to a thread block as leave room for another one beside it. */
-static cudaError_t launch_prepare(kernel *kernel, const struct cuda_seal *seal, int *n_tokens, int *bytes)
+static cudaError_t blocks_launch(kernel *kernel, const struct cuda_rotate *rotate,
+                                 const struct cuda_seal *seal, cudaStream_t stream)
 {
     int channel_bytes = seal->n_kv_heads * seal->head_dim * (int)sizeof(float), n = MOST_TOKENS;
     while (n > 1 && channel_bytes * (n + 1) > ROOM_BYTES) n /= 2;
-    *n_tokens = n, *bytes = channel_bytes * (n + 1);
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, *bytes);
+    int bytes = channel_bytes * (n + 1);
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return error;
+    CUDA_LAUNCH(kernel, dim3(seal->n_blocks, 2, TOKENS / n), THREADS, bytes, stream, rotate, *seal, n);
+    return cudaGetLastError();
 }
 
 cudaError_t cuda_rotated_seal_run(const struct cuda_rotate *rotate, const struct cuda_seal *seal,
                                   cudaStream_t stream)
 {
-    int n_tokens, bytes;
-    cudaError_t error = launch_prepare(rotated_seal_kernel, seal, &n_tokens, &bytes);
-    if (error != cudaSuccess) return error;
-    CUDA_LAUNCH(rotated_seal_kernel, dim3(seal->n_blocks, 2, TOKENS / n_tokens), THREADS, bytes, stream,
-                rotate, *seal, n_tokens);
-    return cudaGetLastError();
+    return blocks_launch(rotated_seal_kernel, rotate, seal, stream);
 }
 
 cudaError_t cuda_rotated_unseal_run(const struct cuda_rotate *rotate, const struct cuda_seal *seal,
                                     cudaStream_t stream)
 {
-    int n_tokens, bytes;
-    cudaError_t error = launch_prepare(rotated_unseal_kernel, seal, &n_tokens, &bytes);
-    if (error != cudaSuccess) return error;
-    CUDA_LAUNCH(rotated_unseal_kernel, dim3(seal->n_blocks, 2, TOKENS / n_tokens), THREADS, bytes, stream,
-                rotate, *seal, n_tokens);
-    return cudaGetLastError();
+    return blocks_launch(rotated_unseal_kernel, rotate, seal, stream);
 }
