@@ -47,6 +47,11 @@ enum {
     CONNECTION_POOL_BYTES = 96 * 1024, /* the library's memory of one connection; headers that outgrow it get
                                           its own 431, in HTML */
     THREAD_STACK_BYTES = 512 * 1024,
+    /* A thread of the library (0.9.75) takes 128 events at a time, and when it got exactly so many it waits
+       for further ones before it looks at them: clients whose requests came at once then got 408. With fewer
+       descriptors than that it never gets so many: these, one more where they do not divide, the listening
+       one, and the one that wakes it. */
+    THREAD_CONNECTIONS = 120,
     STREAM_BLOCK_BYTES = 4096,
     BODY_BYTES_PER_MS = 1, /* the slowest upload that is waited for */
     EXTRA_HEADERS = 4,
@@ -786,6 +791,8 @@ enum err http_create(const struct http_options *options, struct http **out, stru
     struct http *http = calloc(1, sizeof(*http));
     if (!http) return err_set(info, ERR_MEMORY, "no memory for the HTTP server");
     http->options = *options;
+    int least = (options->max_connections + THREAD_CONNECTIONS - 1) / THREAD_CONNECTIONS;
+    if (http->options.threads < least) http->options.threads = least;
     if (http->options.max_connections < options->threads) http->options.max_connections = options->threads;
     http->port = options->port;
     http->listen_fd = -1;

@@ -285,6 +285,22 @@ def resident_bytes(server, kinds=("RssAnon",)):
     return sum(int(values[k].split()[0]) * 1024 for k in kinds)
 
 
+@pytest.mark.parametrize("n", [127, 128, 129, 130])
+def test_ready_at_once(start, n):
+    """First requests that a thread finds at once, about as many as the HTTP library takes events at a time (128): all are answered."""
+    server = start("--ctx-size", 256, "--kv-cache-bytes", 64 << 20, "--http-threads", 1)
+    time.sleep(0.2)  # the connection that asked whether it is ready is gone
+    sessions = [raw(server) for _ in range(n)]
+    time.sleep(0.5)  # for the thread to have taken them
+    server.process.send_signal(signal.SIGSTOP)
+    for session in sessions:
+        session.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.process.send_signal(signal.SIGCONT)
+    for session in sessions:
+        assert b"200" in session.recv(4096).split(b"\r\n")[0]
+    server.stop()
+
+
 def test_idle_connections(start):
     """256 idle keep-alive connections, each of which has been served."""
     server = start("--ctx-size", 2048, "--kv-cache-bytes", 64 << 20)
