@@ -67,8 +67,7 @@ static bool weights_keep(const struct model *model, const struct gguf *gguf)
     if (halves + scratch + cache <= free_bytes) return false;
     log_info("model",
              "weights stay quantized: in fp16 they would take %zu bytes, and %s has %zu free, for %zu of "
-             "activations "
-             "and %zu of cache too",
+             "activations and %zu of cache too",
              halves, backend->name, free_bytes, scratch, cache);
     return true;
 }

@@ -128,6 +128,7 @@ bool cuda_buffer_need(struct cuda_state *cuda, struct cuda_buffer *buffer, size_
 
 /* Room for bytes on both sides of a table. */
 bool cuda_table_need(struct cuda_state *cuda, struct cuda_table *table, size_t bytes);
+void cuda_table_free(struct cuda_table *table);
 
 /* kv.c: so many blocks and their indices to the card, into the table, for out. */
 bool cuda_blocks_send(struct cuda_state *cuda, struct cuda_table *table,

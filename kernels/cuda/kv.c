@@ -302,7 +302,7 @@ void cuda_fill_kv(struct backend *backend)
     backend->attention = kv_attention;
 }
 
-static void table_free(struct cuda_table *table)
+void cuda_table_free(struct cuda_table *table)
 {
     cudaFree(table->device.memory);
     free(table->host);
@@ -315,18 +315,15 @@ void cuda_free_kv(struct cuda_state *cuda)
         cudaFree(cuda->codecs[i].memory);
         cuda->codecs[i] = (struct cuda_resident){0};
     }
-    table_free(&cuda->table);
-    table_free(&cuda->sealed);
-    table_free(&cuda->tiles);
+    cuda_table_free(&cuda->table);
+    cuda_table_free(&cuda->sealed);
+    cuda_table_free(&cuda->tiles);
     cuda_free_rotated(cuda);
-    cudaFree(cuda->frequencies.memory);
-    cuda->frequencies = (struct cuda_buffer){0};
-    cudaFree(cuda->partials.memory);
-    cuda->partials = (struct cuda_buffer){0};
-    cudaFree(cuda->records.memory);
-    cuda->records = (struct cuda_buffer){0};
-    cudaFree(cuda->tickets.memory);
-    cuda->tickets = (struct cuda_buffer){0};
+    struct cuda_buffer *buffers[] = {&cuda->frequencies, &cuda->partials, &cuda->records, &cuda->tickets};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        cudaFree(buffers[i]->memory);
+        *buffers[i] = (struct cuda_buffer){0};
+    }
     free(cuda->batches);
     cuda->batches = NULL;
     cuda->n_batches = cuda->most_batches = 0;

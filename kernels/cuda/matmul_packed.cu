@@ -251,13 +251,6 @@ cudaError_t cuda_matmul_packed_run(const struct cuda_packed *const *packed, cons
     args.n_segments = matmul->n_segments ? matmul->n_segments : 1;
     while (1 << args.segments_log2 < args.n_segments) args.segments_log2++;
     args.x = (const __half *)matmul->x, args.scale = matmul->scale, args.n_tokens = matmul->n_tokens;
-    switch (packed[0]->dtype) {
-#define FORM(type, low, high, kind, middle)                                                                  \
-    case DTYPE_##type:                                                                                       \
-        return packed_choose<packed_##type>(args, stream);
-        CUDA_PACKED_FORMS(FORM)
-#undef FORM
-    default:
-        return cudaErrorInvalidValue;
-    }
+    return packed_launch_form(packed[0]->dtype,
+                              [&](auto form) { return packed_choose<decltype(form)>(args, stream); });
 }

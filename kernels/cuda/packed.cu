@@ -76,15 +76,9 @@ cudaError_t cuda_packed_unpack_run(const struct cuda_packed *packed, int first_r
                                    cudaStream_t stream)
 {
     if (first_row % BLOCK_ROWS) return cudaErrorInvalidValue;
-    switch (packed->dtype) {
-#define FORM(type, low, high, kind, middle)                                                                  \
-    case DTYPE_##type:                                                                                       \
-        return unpack_launch<packed_##type>(packed, first_row, n_rows, out, stream);
-        CUDA_PACKED_FORMS(FORM)
-#undef FORM
-    default:
-        return cudaErrorInvalidValue;
-    }
+    return packed_launch_form(packed->dtype, [&](auto form) {
+        return unpack_launch<decltype(form)>(packed, first_row, n_rows, out, stream);
+    });
 }
 
 template <typename FORM>
@@ -99,13 +93,7 @@ static cudaError_t gather_launch(const cuda_packed *packed, const int32_t *token
 cudaError_t cuda_packed_gather_run(const struct cuda_packed *packed, const int32_t *tokens, int n_tokens,
                                    float *out, cudaStream_t stream)
 {
-    switch (packed->dtype) {
-#define FORM(type, low, high, kind, middle)                                                                  \
-    case DTYPE_##type:                                                                                       \
-        return gather_launch<packed_##type>(packed, tokens, n_tokens, out, stream);
-        CUDA_PACKED_FORMS(FORM)
-#undef FORM
-    default:
-        return cudaErrorInvalidValue;
-    }
+    return packed_launch_form(packed->dtype, [&](auto form) {
+        return gather_launch<decltype(form)>(packed, tokens, n_tokens, out, stream);
+    });
 }

@@ -27,6 +27,21 @@
 CUDA_PACKED_FORMS(FORM)
 #undef FORM
 
+/* What launch says of the type's form, of which it gets an object; cudaErrorInvalidValue where there is none.
+ */
+template <typename F> static cudaError_t packed_launch_form(enum dtype dtype, F launch)
+{
+    switch (dtype) {
+#define FORM(type, low, high, kind, middle)                                                                  \
+    case DTYPE_##type:                                                                                       \
+        return launch(packed_##type());
+        CUDA_PACKED_FORMS(FORM)
+#undef FORM
+    default:
+        return cudaErrorInvalidValue;
+    }
+}
+
 __device__ static inline uint32_t packed_bits(__half2 x)
 {
     return *(uint32_t *)&x;

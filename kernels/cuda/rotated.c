@@ -208,8 +208,7 @@ void cuda_free_rotated(struct cuda_state *cuda)
 {
     struct cuda_rotated *rotated = &cuda->rotated;
     cudaFree(rotated->scratch.memory);
-    cudaFree(rotated->table.device.memory);
-    free(rotated->table.host);
+    cuda_table_free(&rotated->table);
     free(rotated->spans), free(rotated->load_of), free(rotated->loads);
     free(rotated->refs);
     free(rotated->job_refs), free(rotated->jobs), free(rotated->job_index);
